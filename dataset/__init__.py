@@ -1,0 +1,1 @@
+"""The AVE data set: its files, its labels, and batches of its features."""

@@ -1,0 +1,1 @@
+"""Configuration, checkpoints, the training loop and what records it."""

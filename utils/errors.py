@@ -1,0 +1,51 @@
+"""The error that a user can mend, and the exit codes that go with it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+
+EXIT_DONE = 0
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Something that the user must change: one line that says what is wrong, where, and how to fix it.
+
+    Raised wherever the cause is known, caught once, in `command`: no traceback, exit code 2.
+    """
+
+    def __init__(self, message: object) -> None:
+        # One line is the promise, whatever a library's own message (quoted in ours) looks like.
+        super().__init__(" ".join(str(message).split()))
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved its state: exit code 130."""
+
+
+def command(main: Callable[..., None]) -> Callable[..., int]:
+    """Wrap a command-line `main` so that it returns the exit codes that this project promises.
+
+    0 done; 2 the user must change something (one line on stderr); 130 interrupted. Anything else that
+    escapes is a bug and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def run(*args, **kwargs) -> int:
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_USER_ERROR
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            return EXIT_INTERRUPTED
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        return EXIT_DONE
+
+    return run
