@@ -7,7 +7,8 @@
 | labels.h5 | avadataset | [N, T, C+1] | segment labels, one-hot, the last column is background |
 | mil_labels.h5 | avadataset | [N, C+1] | clip labels, one-hot |
 | {train,val,test}_order.h5 | order | [n] | rows of the split |
-| {visual_feature,audio_feature,labels}_noisy.h5 | avadataset | like the above, without T in the labels | background-only clips |
+| {visual_feature,audio_feature}_noisy.h5 | avadataset | like the above | the background-only clips |
+| labels_noisy.h5 | avadataset | [n, C+1] | their clip labels, all background |
 | Annotations.txt | | N lines | category&id&quality&start&end, line i describes row i |
 
 N clips, T segments of one second, an H x W grid, C categories. Names, keys and meaning are the authors'.
@@ -113,8 +114,7 @@ def checked_array(file: h5py.File, path: str | os.PathLike) -> h5py.Dataset:
         )
     if array.dtype.kind not in "fiub" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
         raise UserError(
-            f"{path}: holds values of type {array.dtype}, not float16, float32 or float64 numbers; "
-            f"save it as float32"
+            f"{path}: holds values of type {array.dtype}, not float16, float32 or float64 numbers; save it as float32"
         )
     return array
 
@@ -138,9 +138,7 @@ def read_order(root: str | os.PathLike, split: str) -> np.ndarray:
 
 
 def _read_error(path: str | os.PathLike) -> UserError:
-    return UserError(
-        f"{path}: breaks off while being read, its content is damaged; fetch or make the file again"
-    )
+    return UserError(f"{path}: breaks off while being read, its content is damaged; fetch or make the file again")
 
 
 def _open(path: str | os.PathLike) -> h5py.File:

@@ -63,15 +63,11 @@ def read_annotations(path: str | os.PathLike) -> list[Annotation]:
 def _annotation(line: str, where: str) -> Annotation:
     fields = [field.strip() for field in line.split("&")]
     if len(fields) != 5 or not fields[0]:
-        raise UserError(
-            f"{where}: has {len(fields)} fields in {line[:80]!r}; a line is category&id&quality&start&end"
-        )
+        raise UserError(f"{where}: has {len(fields)} fields in {line[:80]!r}; a line is category&id&quality&start&end")
     try:
         start, end = (int(field) for field in fields[3:])
     except ValueError:
-        raise UserError(
-            f"{where}: start and end must be whole seconds, not {fields[3]!r} and {fields[4]!r}"
-        ) from None
+        raise UserError(f"{where}: start and end must be whole seconds, not {fields[3]!r} and {fields[4]!r}") from None
     if not 0 <= start <= end:
         raise UserError(f"{where}: the event runs from {start} to {end}; start must be >= 0 and <= end")
     return Annotation(fields[0], fields[1], fields[2], start, end)
