@@ -34,6 +34,10 @@ class Evaluation(NamedTuple):
     target: Tensor  # [n, T] int64
     category: Tensor  # [n] int64: predicted category of the clip
     event_probability: Tensor  # [n, T] float32
+    gate: Tensor  # [n, T] float32: what time-level suppression makes of the two gates below
+    audio_gate: Tensor  # [n, T] float32
+    visual_gate: Tensor  # [n, T] float32
+    attention: Tensor | None = None  # [n, T, H, W] float16, where asked for: sums to 1 over the grid
 
     @property
     def accuracy(self) -> float:
@@ -42,20 +46,28 @@ class Evaluation(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, batches: Batches, predict: Callable, precision: str) -> Evaluation:
+def evaluate(
+    network: nn.Module, batches: Batches, predict: Callable, precision: str, attention: bool = False
+) -> Evaluation:
     """Predict every clip of a split once.
 
     Args:
         predict: (output, explanation) -> Prediction, such as the network's own `predict`.
         precision: float32, float64 or bfloat16.
+        attention: whether to keep the attention maps too.
     """
     network.eval()
     parts = []
     for batch in tqdm(batches.epoch(0), "evaluating", len(batches), leave=False, disable=None):
         with autocast(batches.device, precision):
-            prediction = predict(*network.explain(batch.visual, batch.audio))
-        target = batch.labels.argmax(-1)
-        parts.append((prediction.segments, target, prediction.category, prediction.event_probability.float()))
+            output, explanation = network.explain(batch.visual, batch.audio)
+            prediction = predict(output, explanation)
+        gates = (output.gate, explanation.audio_gate, explanation.visual_gate)
+        columns = [prediction.segments, batch.labels.argmax(-1), prediction.category]
+        columns += [probability.float() for probability in (prediction.event_probability, *gates)]
+        if attention:
+            columns.append(explanation.attention.half())
+        parts.append(columns)
     return Evaluation(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 

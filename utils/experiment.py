@@ -20,8 +20,8 @@ from utils.cli import Options
 from utils.config import Config, DataSettings
 from utils.engine import Training, evaluate, fit, protocol_lines
 from utils.errors import UserError
-from utils.metrics import right_category_everywhere
-from utils.recorder import Recorder, log_to_terminal
+from utils.metrics import detailed, right_category_everywhere
+from utils.recorder import Recorder, log_to_terminal, protocols
 from utils.runtime import choose_device, dtype_of, keep_freed_memory, seed_everything
 
 # A resumed run may differ from the one before in these; in anything else it would be another run.
@@ -107,25 +107,35 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
     _check_fits(dataset, config)
     sizes = {split: config.eval.test_batch_size}
     batches = place({split: dataset}, config.data, sizes, device, dataset.dtype, seed=None)
-    result = evaluate(experiment.network, batches[split], experiment.predict, config.train.precision)
+    result = evaluate(experiment.network, batches[split], experiment.predict, config.train.precision, attention=True)
+    names = clip_names(config.data.root, dataset.categories)
     ceiling = right_category_everywhere(result.target, background=dataset.categories)
     metrics: dict[str, Any] = {
         "accuracy": result.accuracy,
         "clips": result.target.shape[0],
         "segments": result.target.numel(),
         "split": split,
+        "model": type(experiment.network).__name__,
         "right_category_everywhere": ceiling,
         "reading": experiment.reading,
         "checkpoint": str(path),
-        "epoch": content.get("epoch"),
+        "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,
+        "protocols": protocols(path.parent) if checkpoint.is_ours(content) else None,
+        "data_root": config.data.root,
+        "generated": (Path(config.data.root) / synthetic.MARKER).exists(),
+        **detailed(result, names.categories),
     }
     folder = Path(options.output or path.parent / f"eval-{split}")
-    results.write(folder, metrics, result, dataset.rows, clip_names(config.data.root, dataset.categories))
+    results.write(folder, metrics, result, dataset.rows, names)
+    from utils import report  # only now: drawing packages take a second or two to import
+
+    report.write(folder)
     chosen = f", epoch {content['epoch']}" if checkpoint.is_ours(content) else ""
     _log.info(f"{path}{chosen}: {split} accuracy {result.accuracy:.2f} % over {metrics['clips']} clips "
               f"({metrics['segments']} segments); {experiment.reading}")  # fmt: skip
     _log.info(f"naming the right category in every segment would give {ceiling:.2f} %")
-    _log.info(f"results: {folder / results.METRICS}, {folder / results.PREDICTIONS}")
+    _log.info(f"results: {folder / results.METRICS}, {folder / results.PREDICTIONS}; "
+              f"to look at: {folder / report.REPORT}")  # fmt: skip
 
 
 def _generate_once(settings: DataSettings) -> None:
