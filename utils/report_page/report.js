@@ -52,10 +52,10 @@ function headline() {
       `${whole(metrics.segments)} segments of the ${metrics.split} split; the right category in every segment ` +
       `would give ${percent(metrics.right_category_everywhere, 2)} %`),
     tile(p ? p.authors.test_accuracy : null, "Authors' protocol",
-      p ? `test accuracy at the best epoch on the test split (${p.authors.epoch})` : unknown),
+      p ? `test accuracy at epoch ${p.authors.epoch}, the best on the test split itself` : unknown),
     tile(p ? p.validation.test_accuracy : null, "Validation protocol",
-      p ? `test accuracy at the best epoch on the val split (${p.validation.epoch}: ` +
-        `val ${percent(p.validation.val_accuracy, 2)} %)` : unknown),
+      p ? `test accuracy at epoch ${p.validation.epoch}, the best on the val split ` +
+        `(${percent(p.validation.val_accuracy, 2)} % there)` : unknown),
   );
 }
 
@@ -97,12 +97,12 @@ function findings() {
   const rows = metrics.per_category.slice(0, BACKGROUND).filter((row) => row.clips >= FEW);
   const weakest = [...rows].sort((one, other) => one.accuracy - other.accuracy).slice(0, 3);
   if (rows.length > 3)
-    said.push(["Weakest categories: ", weakest.map((row) => row.category).join(", "),
-      ` (${weakest.map((row) => percent(row.accuracy, 0)).join(", ")} % of their clips' segments are right).`]);
+    said.push(["Weakest categories: ", weakest.map((row) => `${row.category} (${percent(row.accuracy, 0)} %)`).join("; "),
+      " of the segments right."]);
   const mistaken = pairs.find((pair) => pair.target !== BACKGROUND && pair.predicted !== BACKGROUND);
   if (mistaken)
-    said.push(["Most often mistaken: ", `${names[mistaken.target]} for ${names[mistaken.predicted]}`,
-      ` (${plural(mistaken.count, "segment")}, ${percent(mistaken.share, 0)} % of ${names[mistaken.target]}).`]);
+    said.push(["Most often mistaken: ", `“${names[mistaken.target]}” for “${names[mistaken.predicted]}”`,
+      ` (${plural(mistaken.count, "segment")}, ${percent(mistaken.share, 0)} % of that category's).`]);
   const low = (list) => list.filter((row) => row.accuracy !== null).sort((one, other) => one.accuracy - other.accuracy)[0];
   const length = low(metrics.by_event_length.filter((row) => row.clips >= FEW));
   if (length && metrics.by_event_length.length > 1)
@@ -130,7 +130,7 @@ function categoryTable() {
   let sorted = "accuracy", ascending = true;
   const cell = (row, key) => {
     if (key === "category") return make("td", {}, row[key]);
-    return make("td", { class: "n" }, key === "clips" ? whole(row[key]) : percent(row[key]));
+    return make("td", { class: `n ${key}` }, key === "clips" ? whole(row[key]) : percent(row[key]));
   };
   const line = (row, aside) => {
     const meter = make("td", { class: "hide-narrow" }, make("span", { class: "meter" }, make("i", { style: `width:${row.accuracy ?? 0}%` })));
@@ -158,7 +158,7 @@ function categoryTable() {
       sorted = key;
       show();
     });
-    head.append(make("th", { class: key === "category" ? "" : "n", scope: "col", "data-key": key }, button));
+    head.append(make("th", { class: key === "category" ? "" : `n ${key}`, scope: "col", "data-key": key }, button));
     if (key === "category") head.append(make("th", { class: "hide-narrow" }));
   }
   table.append(make("thead", {}, head), body);
@@ -168,9 +168,10 @@ function categoryTable() {
 function confusion() {
   const matrix = metrics.confusion_matrix, n = matrix.length;
   const size = n <= 12 ? 28 : n <= 40 ? 17 : 11; // pixels a cell
-  const longest = Math.min(22, Math.max(...names.map((name) => name.length)));
-  const room = longest * 6.2 + 8; // for a label, at 11 px
-  const short = (name) => (name.length > longest ? name.slice(0, longest - 1) + "…" : name);
+  const short = (name) => (name.length > 22 ? name.slice(0, 21).trimEnd() + "…" : name);
+  const ruler = document.createElement("canvas").getContext("2d");
+  ruler.font = `600 11px ${getComputedStyle(document.body).fontFamily}`;
+  const room = 10 + Math.max(...names.map((name) => ruler.measureText(short(name)).width)); // for the labels
   const picture = draw("svg", { width: room + n * size + 12, height: room + n * size + 22, role: "img",
     "aria-label": "Confusion matrix: annotated category in rows, predicted in columns" });
   const sums = matrix.map((row) => row.reduce((sum, count) => sum + count, 0));
@@ -185,7 +186,7 @@ function confusion() {
   picture.append(draw("text", { x: room + (n * size) / 2, y: room + n * size + 16, "text-anchor": "middle" }, "predicted (columns), annotated (rows)"));
   matrix.forEach((row, i) => row.forEach((count, j) => {
     if (!count) return;
-    const opacity = Math.max(0.07, count / sums[i]);
+    const opacity = Math.max(0.12, Math.sqrt(count / sums[i])); // the root: a few per cent can still be seen
     picture.append(draw("rect", { class: i === j ? "cell" : "cell off", x: room + j * size + 0.5, y: room + i * size + 0.5,
       width: size - 1, height: size - 1, "fill-opacity": opacity.toFixed(3) }));
   }));
@@ -210,7 +211,7 @@ function confusion() {
   });
   byId("confusion").append(picture);
 
-  const head = make("tr", {}, make("th", {}, "Annotated"), make("th", {}, "Predicted"), make("th", { class: "n" }, "Segments"), make("th", { class: "n" }, "% of row"));
+  const head = make("tr", {}, make("th", {}, "Annotated"), make("th", {}, "Predicted"), make("th", { class: "n" }, "Segments"), make("th", { class: "n" }, "%"));
   const body = make("tbody", {}, ...pairs.slice(0, 12).map((pair) => make("tr", {}, make("td", {}, names[pair.target]),
     make("td", {}, names[pair.predicted]), make("td", { class: "n" }, whole(pair.count)), make("td", { class: "n" }, percent(pair.share)))));
   byId("confusions").append(make("thead", {}, head), body);
@@ -261,8 +262,8 @@ function calibration() {
     picture.append(draw("line", { x1: x(0), y1: y(0), x2: x(1), y2: y(1), stroke: "var(--muted)", "stroke-dasharray": "2 4" }));
     const points = bins.filter((bin) => bin.segments).map((bin) => [x(bin.score), y(bin.event_share), bin]);
     picture.append(draw("polyline", { points: points.map((point) => point.slice(0, 2).join(",")).join(" "), fill: "none", stroke: "var(--right)", "stroke-width": 2 }));
-    for (const [px, py, bin] of points)
-      picture.append(draw("circle", { cx: px, cy: py, r: 4, fill: "var(--right)" }, draw("title", {}, `score ${bin.score.toFixed(2)}: ${percent(100 * bin.event_share)} % events in ${plural(bin.segments, "segment")}`)));
+    for (const [px, py, bin] of points) // the larger, the more segments
+      picture.append(draw("circle", { cx: px, cy: py, r: 2 + 4 * Math.sqrt(bin.segments / most), fill: "var(--right)" }, draw("title", {}, `score ${bin.score.toFixed(2)}: ${percent(100 * bin.event_share)} % events in ${plural(bin.segments, "segment")}`)));
     const base = top + side + gap + histogram;
     bins.forEach((bin, k) => {
       const height = (histogram * bin.segments) / most;
