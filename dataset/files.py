@@ -170,10 +170,18 @@ def _naming_damage(path: str | os.PathLike) -> Iterator[None]:
 
 def _open(path: str | os.PathLike) -> h5py.File:
     path = Path(path)
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         if path.is_symlink():
-            raise UserError(f"{path}: is a link to {os.readlink(path)}, which does not exist; mend or remove the link")
-        raise UserError(f"{path}: no such file; {HOW_TO_GET_DATA}")
+            raise UserError(
+                f"{path}: is a link to {os.readlink(path)}, which does not exist; mend or remove the link"
+            ) from None
+        raise UserError(f"{path}: no such file; {HOW_TO_GET_DATA}") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); change its permissions or copy it again"
+        ) from error
     try:
         return h5py.File(path, "r")
     except _DAMAGE as error:
