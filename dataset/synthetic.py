@@ -80,7 +80,7 @@ class Settings:
     times and splits in place of `train`, `val`, `test` and `categories`.
     """
 
-    train: int = 256
+    train: int = 384
     val: int = 64
     test: int = 96
     background_only: int | None = None
