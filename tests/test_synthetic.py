@@ -1,6 +1,5 @@
 """Generated data: the AVE format, what is planted in it, reproducibility, and what a killed run leaves."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -22,7 +21,6 @@ from utils.errors import UserError
 TINY = Settings(train=24, val=8, test=8, background_only=5, categories=3, grid=(3, 3))
 FILES = synthetic._FILES
 REPOSITORY = Path(__file__).parents[1]
-AVE = Path(os.environ.get("CMBS_AVE_DIR", REPOSITORY.parent / "shared" / "ave"))
 
 
 def changed(**changes) -> Settings:
@@ -348,11 +346,10 @@ def test_annotations_without_their_splits_are_an_error(annotated, tmp_path):
         synthetic.generate(tmp_path / "data", with_annotations(annotated))
 
 
-@pytest.mark.skipif(not (AVE / files.ANNOTATIONS).exists(), reason="AVE's annotation files are not here")
-def test_ave_itself():
-    layout = lay_out(Settings(annotations=AVE / files.ANNOTATIONS))
+def test_ave_itself(ave_files):
+    layout = lay_out(Settings(annotations=ave_files / files.ANNOTATIONS))
     assert [len(layout.orders[split]) for split in files.SPLITS] == [3339, 402, 402]
-    assert (layout.background_only, layout.real_background) == (178, AVE)
+    assert (layout.background_only, layout.real_background) == (178, ave_files)
 
 
 # Mistakes
