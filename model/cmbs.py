@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from model.attention import AudioGuidedAttention
+from model.dropout import Dropout
 from model.prediction import Prediction, hits, spread_category
 from model.relation import AudioVisualFusion, CrossModalRelation
 from model.suppression import ActivationSequence, SegmentGate, top_segments_mean
@@ -52,7 +53,7 @@ class SupervisedCMBS(nn.Module):
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         self.alpha, self.gamma = settings.alpha, settings.gamma
         self.visual_projection = nn.Linear(visual_dim, visual_dim)
-        self.dropout = nn.Dropout(0.2)
+        self.dropout = Dropout(0.2)
         self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta)
         self.lstm = AudioVisualLSTM(audio_dim, visual_dim, d)
         self.visual_encoder = TemporalEncoder(2 * d, d, feedforward=1024)
@@ -132,7 +133,7 @@ class WeaklySupervisedCMBS(nn.Module):
         columns = settings.categories + 1
         self.alpha, self.gamma = settings.alpha, settings.gamma
         self.visual_projection = nn.Linear(visual_dim, visual_dim)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = Dropout(0.1)
         self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta)
         self.visual_encoder = TemporalEncoder(visual_dim, d, feedforward=2048)
         self.audio_encoder = TemporalEncoder(audio_dim, d, feedforward=2048)
