@@ -40,7 +40,7 @@ use_python() {
     echo "the packages are not all there: installing them into .venv, once (a few minutes)"
     arguments=()
     for file in "$@"; do arguments+=(-r "$file"); done
-    if ! "$base" -m venv .venv || ! .venv/bin/python -m pip install --quiet --disable-pip-version-check "${arguments[@]}"; then
+    if ! "$base" -m venv .venv || ! .venv/bin/python -m pip install --disable-pip-version-check "${arguments[@]}"; then
       echo "error: .venv could not be set up; the lines above say why. It is finished by running this again" >&2
       exit 2
     fi
