@@ -1,0 +1,99 @@
+"""Audio-guided attention: where on the grid, and in which channels, does the sound point?
+
+Per segment, the N = H*W cells x_n of the visual features become one vector. NETWORK steps, with their
+equations, stand in `forward` in the same order. Two identities keep the graph lean without changing a
+number: a mean or a weighted sum over cells is taken before a factor that is the same for all cells, and
+products with the same input are one matrix product.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.dropout import Dropout
+
+
+class AudioGuidedAttention(nn.Module):
+    """Visual features [B, T, N, Dv] and audio [B, T, Da] -> attended features [B, T, Dv].
+
+    Args:
+        visual_dim: Dv, 512 in the paper.
+        audio_dim: Da, 128 in the paper.
+        beta: strength of the global visual gate; 0 leaves the self-attention's global vector out.
+        dropout: on the output of the self-attention over cells.
+
+    Source: the paper's spatial-channel attention, as in the authors' `New_Audio_Guided_Attention`.
+    """
+
+    def __init__(self, visual_dim: int, audio_dim: int, beta: float, dropout: float = 0.2) -> None:
+        super().__init__()
+        hidden, bottleneck, key_dim = visual_dim, visual_dim // 2, visual_dim // 4
+        self.beta = beta
+        # Self-attention over cells
+        self.query = nn.Linear(visual_dim, key_dim)
+        self.key = nn.Linear(visual_dim, key_dim)
+        self.value = nn.Linear(visual_dim, visual_dim)
+        self.norm = nn.LayerNorm(visual_dim)
+        self.dropout = Dropout(dropout)
+        # Global visual vector
+        self.global_mean = nn.Linear(visual_dim, bottleneck)
+        self.global_cell = nn.Linear(visual_dim, bottleneck)
+        self.global_score = nn.Linear(bottleneck, 1)
+        # Channel attention
+        self.channel_audio = nn.Linear(audio_dim, hidden)
+        self.channel_visual = nn.Linear(visual_dim, hidden)
+        self.channel_squeeze = nn.Linear(hidden, bottleneck)
+        self.channel_excite = nn.Linear(bottleneck, visual_dim)
+        # Spatial attention
+        self.spatial_visual = nn.Linear(visual_dim, bottleneck)
+        self.spatial_audio = nn.Linear(audio_dim, bottleneck)
+        self.spatial_score = nn.Linear(bottleneck, 1)
+
+    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the attended features [B, T, Dv] and the spatial attention p [B, T, N] (sums to 1 over N)."""
+        batch, segments = visual.shape[:2]
+        x, a = visual.flatten(0, 1), audio.flatten(0, 1)  # [B*T, N, Dv], [B*T, Da]
+
+        # 1. Self-attention over cells: Y = LayerNorm(X + Dropout(softmax(Q K^T) V)), not scaled by 1/sqrt(d)
+        query, key, value = _linear_many(x, self.query, self.key, self.value)
+        attended = (query @ key.transpose(1, 2)).softmax(-1) @ value
+        y = self.norm(x + self.dropout(attended))
+
+        # 2. Global visual vector: s_n = w_g . (relu(W3 y_n) * m) + b_g with m = relu(Wm mean_n(y_n))
+        cell, channel = _linear_many(y, self.global_cell, self.channel_visual)
+        m = self.global_mean(y.mean(1)).relu()
+        g = _weighted_sum(_scores(cell.relu(), m, self.global_score), y)
+
+        # 3. Channel attention: z = sigma(Wc relu(Wb mean_n(relu(Wa1 a) * relu(Wv1 y_n))))
+        c = self.channel_audio(a).relu() * channel.relu().mean(1)
+        z = self.channel_excite(self.channel_squeeze(c).relu()).sigmoid()
+        xc = x * (1 + z).unsqueeze(1)  # quirk: the paper scales Y; the authors' code scales the raw X
+
+        # 4. Audio-guided spatial attention: s_n = w_s . (relu(Wv2 xc_n) * relu(Wa2 a)) + b_s
+        spatial_audio = self.spatial_audio(a).relu()
+        p = _scores(self.spatial_visual(xc).relu(), spatial_audio, self.spatial_score)
+        f = _weighted_sum(p, xc)
+
+        # 5. The global visual vector gates the result
+        f = f + self.beta * g.sigmoid() * f
+        return f.view(batch, segments, -1), p.view(batch, segments, -1)
+
+
+def _linear_many(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """The outputs of several linear layers of the same input, as one matrix product."""
+    weight = torch.cat([layer.weight for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers])
+    return F.linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
+
+
+def _scores(cells: Tensor, context: Tensor, score: nn.Linear) -> Tensor:
+    """p = softmax_n(tanh(w . (cells_n * context) + b)): cells [S, N, D], context [S, D] -> [S, N]."""
+    weighted = (context * score.weight).unsqueeze(2)
+    return (torch.bmm(cells, weighted).squeeze(2) + score.bias).tanh().softmax(-1)
+
+
+def _weighted_sum(weights: Tensor, cells: Tensor) -> Tensor:
+    """sum_n weights_n cells_n: [S, N], [S, N, D] -> [S, D]."""
+    return torch.bmm(weights.unsqueeze(1), cells).squeeze(1)

@@ -1,0 +1,206 @@
+"""SupervisedCMBS and WeaklySupervisedCMBS, assembled from attention, temporal, relation and suppression.
+
+Both read visual [B, T, H, W, Dv] and audio [B, T, Da] features for any B >= 1, T >= 4, H and W. In both
+`explain` is the whole computation and `forward` its first result.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from model.attention import AudioGuidedAttention
+from model.dropout import Dropout
+from model.prediction import Prediction, hits, spread_category
+from model.relation import AudioVisualFusion, CrossModalRelation
+from model.suppression import ActivationSequence, SegmentGate, top_segments_mean
+from model.temporal import AudioVisualLSTM, TemporalEncoder
+from utils.config import ModelSettings
+
+
+class SupervisedOutput(NamedTuple):
+    """What the supervised network says of B clips of T segments and C categories."""
+
+    event_logits: Tensor  # [B, T]: is the segment an event?
+    category_logits: Tensor  # [B, C]: of which category is the clip's event?
+    gate: Tensor  # [B, T] in (0, 1): audio gate times visual gate
+    av_category_logits: Tensor  # [B, C]: event-level suppression's own answer
+
+
+class WeakOutput(NamedTuple):
+    """What the weakly supervised network says of B clips; the last of the C+1 columns is background."""
+
+    gate: Tensor  # [B, T] in (0, 1): mean of the two gates
+    category_logits: Tensor  # [B, C+1]
+    category_probs: Tensor  # [B, C+1]: softmax of the strongest gated segment
+
+
+class Explanation(NamedTuple):
+    """What happened inside, for looking at."""
+
+    attention: Tensor  # [B, T, H, W]: audio-guided spatial attention, sums to 1 over the grid
+    audio_gate: Tensor  # [B, T] in (0, 1), from the audio features
+    visual_gate: Tensor  # [B, T] in (0, 1), from the visual features
+    activation: Tensor  # [B, T, C] (weak: [B, T, C+1]): class activation sequence
+
+
+class SupervisedCMBS(nn.Module):
+    """The fully supervised network (the authors' `supv_main_model`)."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
+        self.alpha, self.gamma = settings.alpha, settings.gamma
+        self.visual_projection = nn.Linear(visual_dim, visual_dim)
+        self.dropout = Dropout(0.2)
+        self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta)
+        self.lstm = AudioVisualLSTM(audio_dim, visual_dim, d)
+        self.visual_encoder = TemporalEncoder(2 * d, d, feedforward=1024)
+        self.audio_encoder = TemporalEncoder(d, d, feedforward=1024)
+        self.visual_relation = CrossModalRelation(2 * d, d)
+        self.audio_relation = CrossModalRelation(d, d)
+        self.visual_gate = SegmentGate(d)
+        self.audio_gate = SegmentGate(d)
+        self.visual_activation = ActivationSequence(d, settings.categories)
+        self.audio_activation = ActivationSequence(d, settings.categories)
+        self.fusion = AudioVisualFusion(d, heads=4)
+        self.event_classifier = nn.Linear(d, 1)
+        self.category_classifier = nn.Linear(d, settings.categories)
+
+    def forward(self, visual: Tensor, audio: Tensor) -> SupervisedOutput:
+        return self.explain(visual, audio)[0]
+
+    def explain(self, visual: Tensor, audio: Tensor) -> tuple[SupervisedOutput, Explanation]:
+        # 1. Audio-guided attention
+        x = self.dropout(self.visual_projection(visual.flatten(2, 3)).relu())  # [B, T, N, Dv]
+        attended, attention = self.attention(x, audio)
+
+        # 2. Along time, within each modality
+        audio_sequence, visual_sequence = self.lstm(audio, attended)
+        visual_key = self.visual_encoder(visual_sequence)
+        audio_key = self.audio_encoder(audio_sequence)
+
+        # 3. Each modality asks the other
+        audio_features = self.audio_relation(audio_sequence, visual_key)
+        visual_features = self.visual_relation(visual_sequence, audio_key)
+
+        # 4. Time-level suppression: each modality is gated by the other
+        audio_gate, visual_gate = self.audio_gate(audio_key), self.visual_gate(visual_key)
+        visual_features = visual_features + self.alpha * audio_gate * visual_features
+        audio_features = audio_features + self.alpha * visual_gate * audio_features
+
+        # 5. Event-level suppression: categories that both modalities find
+        visual_activation = self.visual_activation(visual_features)
+        audio_activation = self.audio_activation(audio_features)
+        av_category_logits = (top_segments_mean(visual_activation) + top_segments_mean(audio_activation)) / 2
+
+        # 6. Fusion and classification
+        fused = self.fusion(visual_features, audio_features)
+        category_logits = self.category_classifier(fused.amax(1)) + self.gamma * av_category_logits
+        output = SupervisedOutput(
+            event_logits=self.event_classifier(fused).squeeze(2),
+            category_logits=category_logits,
+            gate=(audio_gate * visual_gate).squeeze(2),
+            av_category_logits=av_category_logits,
+        )
+        return output, Explanation(
+            attention=attention.unflatten(2, visual.shape[2:4]),
+            audio_gate=audio_gate.squeeze(2),
+            visual_gate=visual_gate.squeeze(2),
+            activation=(visual_activation + audio_activation) / 2,
+        )
+
+    @staticmethod
+    def predict(output: SupervisedOutput, explanation: Explanation | None = None) -> Prediction:
+        """A segment is background where sigma(event_logit) <= 0.5, else it has the clip's best category."""
+        category = output.category_logits.argmax(1)
+        event_probability = output.event_logits.sigmoid()
+        background = output.category_logits.shape[1]
+        return Prediction(spread_category(category, event_probability > 0.5, background), category, event_probability)
+
+    def hits(self, output: SupervisedOutput, labels: Tensor) -> Tensor:
+        """Right and all segments of a training batch: labels [B, T, C+1] -> [2] float64."""
+        return hits(self.predict(output).segments, labels.argmax(-1))
+
+
+class WeaklySupervisedCMBS(nn.Module):
+    """The weakly supervised network (the authors' `weak_main_model`): no LSTM, a background column."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
+        columns = settings.categories + 1
+        self.alpha, self.gamma = settings.alpha, settings.gamma
+        self.visual_projection = nn.Linear(visual_dim, visual_dim)
+        self.dropout = Dropout(0.1)
+        self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta)
+        self.visual_encoder = TemporalEncoder(visual_dim, d, feedforward=2048)
+        self.audio_encoder = TemporalEncoder(audio_dim, d, feedforward=2048)
+        self.visual_relation = CrossModalRelation(visual_dim, d)
+        self.audio_relation = CrossModalRelation(audio_dim, d)
+        self.visual_gate = SegmentGate(d)
+        self.audio_gate = SegmentGate(d)
+        self.visual_activation = ActivationSequence(d, columns)
+        self.audio_activation = ActivationSequence(d, columns)
+        self.fusion = AudioVisualFusion(d, heads=2)
+        self.fused_activation = ActivationSequence(d, columns, bias=False)
+
+    def forward(self, visual: Tensor, audio: Tensor) -> WeakOutput:
+        return self.explain(visual, audio)[0]
+
+    def explain(self, visual: Tensor, audio: Tensor) -> tuple[WeakOutput, Explanation]:
+        # 1. Audio-guided attention
+        x = self.dropout(self.visual_projection(visual.flatten(2, 3)).relu())  # [B, T, N, Dv]
+        attended, attention = self.attention(x, audio)
+
+        # 2. Along time, within each modality
+        visual_key = self.visual_encoder(attended)
+        audio_key = self.audio_encoder(audio)
+
+        # 3. Each modality asks the other
+        audio_features = self.audio_relation(audio, visual_key)
+        visual_features = self.visual_relation(attended, audio_key)
+
+        # 4. Time-level suppression. Quirk: the paper gates each modality by the other; here by itself.
+        visual_gate, audio_gate = self.visual_gate(visual_key), self.audio_gate(audio_key)
+        visual_features = (1 - self.alpha) * visual_features + self.alpha * visual_gate * visual_features
+        audio_features = (1 - self.alpha) * audio_features + self.alpha * audio_gate * audio_features
+        gate = ((visual_gate + audio_gate) / 2).squeeze(2)
+
+        # 5. Event-level suppression: the fused activation counts where a modality finds the category too
+        visual_score = self.visual_activation(visual_features).sigmoid()
+        audio_score = self.audio_activation(audio_features).sigmoid()
+        activation = self.fused_activation(self.fusion(visual_features, audio_features))
+        activation = self.gamma * visual_score * activation + self.gamma * audio_score * activation
+        category_logits = top_segments_mean(activation)
+
+        # 6. The clip's probabilities, from its strongest gated segment
+        gated = gate.unsqueeze(2) * category_logits.unsqueeze(1)  # [B, T, C+1]
+        output = WeakOutput(gate, category_logits, category_probs=gated.amax(1).softmax(-1))
+        return output, Explanation(
+            attention=attention.unflatten(2, visual.shape[2:4]),
+            audio_gate=audio_gate.squeeze(2),
+            visual_gate=visual_gate.squeeze(2),
+            activation=activation,
+        )
+
+    @staticmethod
+    def predict(
+        output: WeakOutput, explanation: Explanation | None = None, gate_threshold: float | None = None
+    ) -> Prediction:
+        """Every segment has the clip's category (the argmax over all C+1 columns), or background.
+
+        Args:
+            gate_threshold: None is the authors' reading. Quirk: they ask whether sigma(gate) > 0.5, which always
+                holds because the gate is a probability already, so no segment differs from its clip. A number
+                makes the segments whose gate is not above it background.
+        """
+        category = output.category_logits.argmax(1)
+        is_event = output.gate.sigmoid() > 0.5 if gate_threshold is None else output.gate > gate_threshold
+        background = output.category_logits.shape[1] - 1
+        return Prediction(spread_category(category, is_event, background), category, output.gate)
+
+    def hits(self, output: WeakOutput, labels: Tensor) -> Tensor:
+        """Right and all clips of a training batch: labels [B, C+1] -> [2] float64."""
+        return hits(output.category_logits.argmax(1), labels.argmax(-1))

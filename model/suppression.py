@@ -1,0 +1,34 @@
+"""Cross-modal background suppression, at time level and at event level."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+TOP_SEGMENTS = 4  # an event of AVE lasts at least a second or two; the authors average the best 4 segments
+
+
+class SegmentGate(nn.Module):
+    """How much each segment is an event: features [B, T, d] -> probability [B, T, 1]."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(d_model, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.score(features).sigmoid()
+
+
+class ActivationSequence(nn.Module):
+    """Class activation sequence of one modality: features [B, T, d] -> scores [B, T, categories]."""
+
+    def __init__(self, d_model: int, categories: int, bias: bool = True) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(d_model, categories, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(features)
+
+
+def top_segments_mean(activation: Tensor) -> Tensor:
+    """Per category the mean of its 4 highest segments: [B, T, C] -> [B, C]. Needs T >= 4."""
+    return activation.topk(TOP_SEGMENTS, dim=1, sorted=False).values.mean(1)

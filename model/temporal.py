@@ -1,0 +1,37 @@
+"""Along time, within one modality: bidirectional LSTMs and the temporal encoder."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class AudioVisualLSTM(nn.Module):
+    """A one-layer bidirectional LSTM for each modality (supervised network only).
+
+    audio [B, T, Da] -> [B, T, d] (d/2 a direction); visual [B, T, Dv] -> [B, T, 2d] (d a direction).
+    """
+
+    def __init__(self, audio_dim: int, visual_dim: int, d_model: int) -> None:
+        super().__init__()
+        self.audio = nn.LSTM(audio_dim, d_model // 2, batch_first=True, bidirectional=True)
+        self.visual = nn.LSTM(visual_dim, d_model, batch_first=True, bidirectional=True)
+
+    def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+        return self.audio(audio)[0], self.visual(visual)[0]
+
+
+class TemporalEncoder(nn.Module):
+    """Intra-modal temporal encoder: Linear(in -> d), then 2 post-norm transformer encoder layers.
+
+    [B, T, in] -> [B, T, d]. Without position encoding, as in the authors' network.
+    """
+
+    def __init__(self, in_dim: int, d_model: int, feedforward: int, heads: int = 4, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.projection = nn.Linear(in_dim, d_model)
+        layer = nn.TransformerEncoderLayer(d_model, heads, feedforward, dropout, batch_first=True)
+        # nn.TransformerEncoder deep-copies the layer: both start from equal weights, as the authors' do.
+        self.encoder = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(self.projection(x))

@@ -1,0 +1,276 @@
+"""Settings: what every hyper-parameter is called, its default and its range; JSON files and flags into them.
+
+A config is JSON with the sections `model`, `data`, `train` and `eval`; what it doesn't name has the default
+written here, which is the recipe of the authors' published checkpoints. `"extends": "other.json"` (relative
+to the file) starts from another config and names only what differs. Flags override the JSON.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from utils.errors import UserError
+
+SUPERVISED, WEAK = "supv_main_model", "weak_main_model"  # the authors' names
+
+# Where the two settings differ; everything else has one default, below.
+_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    SUPERVISED: {
+        "model": {"alpha": 0.1, "gamma": 0.3, "beta": 0.4},
+        "train": {"lr": 7e-4, "milestones": [10, 20, 30], "seed": 43, "snapshot_pref": "Exps/Supv/exp1/"},
+    },
+    WEAK: {
+        "model": {"alpha": 0.2, "gamma": 0.5, "beta": 0.5},
+        "train": {"lr": 6e-4, "milestones": [10, 20, 40], "seed": 666, "snapshot_pref": "Exps/WeaklySupv/exp1/"},
+    },
+}
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class _Settings(BaseModel):
+    # Strict: a quoted number or a true in place of 1 is a mistake to hear about, not to guess at.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelSettings(_Settings):
+    """The network. The first seven keys are those of the authors' JSON files."""
+
+    name: Literal["supv_main_model", "weak_main_model"]
+    video_inputdim: Annotated[int, Field(gt=0, multiple_of=4)] = 512  # Dv: channels of a visual grid cell
+    audio_inputdim: PositiveInt = 128  # Da: length of a segment's audio feature
+    d_model: Annotated[int, Field(gt=0, multiple_of=4)] = 256  # width of everything after the attention
+    alpha: Fraction  # strength of time-level suppression
+    gamma: Annotated[float, Field(ge=0)]  # strength of event-level suppression
+    beta: Annotated[float, Field(ge=0)]  # strength of the global visual gate in the attention
+    categories: PositiveInt = 28  # C: event categories, background not counted
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            return {**_RECIPES.get(_hashable(values.get("name")), {}).get("model", {}), **values}
+        return values
+
+
+class GenerateSettings(_Settings):
+    """Clips of a generated data set (see `dataset.synthetic`), made once if the data folder isn't there."""
+
+    train: PositiveInt
+    val: PositiveInt
+    test: PositiveInt
+    background_only: PositiveInt
+    categories: PositiveInt
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class DataSettings(_Settings):
+    root: str = "data"  # the folder of the feature files
+    # Where the features live during a run: `device` (GPU memory), `host` (main memory), `stream` (read in
+    # shuffled blocks, for data larger than memory), `loader` (a worker DataLoader, as the authors do), or
+    # `auto`: the first of device, host and stream that fits.
+    features: Literal["auto", "device", "host", "stream", "loader"] = "auto"
+    workers: Annotated[int, Field(ge=0)] = 2  # reading threads (`loader`: worker processes)
+    generate: GenerateSettings | None = None  # demo configs only: generate the data set if it isn't there
+
+
+class TrainSettings(_Settings):
+    n_epoch: PositiveInt = 200
+    batch_size: PositiveInt = 64  # clips a step; the last, shorter batch is kept
+    lr: Annotated[float, Field(gt=0)]  # of Adam
+    milestones: list[PositiveInt]  # epochs after which the learning rate is multiplied by lr_decay
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.5
+    clip_gradient: Annotated[float, Field(gt=0)] | None = 0.5  # largest global gradient norm; null: no clipping
+    # Adam's L2 penalty. Quirk: the authors' flag of this name is parsed and never used, hence 0.
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"  # float64 is the authors' arithmetic
+    snapshot_pref: Annotated[str, Field(min_length=1)]  # the run folder
+    print_freq: PositiveInt = 20  # steps between two looks at the loss on a GPU, and between TensorBoard points
+    eval_freq: PositiveInt = 1  # epochs between two evaluations
+    save_every_minutes: Annotated[float, Field(gt=0)] | None = None  # also save within an epoch; null: only after it
+    skip_nonfinite: bool = False  # leave out a step whose loss isn't finite instead of stopping
+
+
+class EvalSettings(_Settings):
+    split: Literal["train", "val", "test"] = "test"
+    test_batch_size: PositiveInt = 16
+    # Weak only. null is the authors' reading: every segment of a clip has the clip's category. A number makes
+    # the segments whose gate is not above it background.
+    gate_threshold: Fraction | None = None
+    exclude_leaked: bool = False  # also report accuracy without test clips whose video is in the training split
+
+
+class Config(_Settings):
+    """A whole config: what a run needs to know, besides where it runs."""
+
+    model: ModelSettings
+    data: DataSettings = DataSettings()
+    train: TrainSettings
+    eval: EvalSettings = EvalSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+            return values
+        recipe = _RECIPES.get(_hashable(values["model"].get("name")), {}).get("train", {})
+        train = values.get("train", {})
+        return {**values, "train": {**recipe, **train}} if isinstance(train, dict) else values
+
+
+def _hashable(name: Any) -> Any:
+    return name if isinstance(name, str) else None
+
+
+def build(values: dict[str, Any], source: str) -> Config:
+    """Validate the sections of a config. `source` (a file, a checkpoint) is named in errors.
+
+    Raises UserError that names the first key with a problem, its file, and the nearest valid key.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(error)}") from error
+
+
+def model_settings(values: ModelSettings | dict[str, Any]) -> ModelSettings:
+    """The `model` section of a config, validated. Raises UserError that names the key."""
+    if isinstance(values, ModelSettings):
+        return values
+    try:
+        return ModelSettings.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(f"model settings: {_explain(error, ModelSettings)}") from error
+
+
+def read_json(path: str | os.PathLike, _extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Sections of a JSON config, those it extends merged in. Raises UserError for anything but a JSON object."""
+    path = Path(path)
+    if path.resolve() in _extended_by:
+        raise UserError(f'{path}: extends itself, through {_extended_by[-1]}; remove one "extends"')
+    try:
+        values = json.loads(
+            path.read_bytes().decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant
+        )
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file; {_similar_file(path)}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a config file ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a valid config: {error}") from error
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply to be a config") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a config is a JSON object with the sections model, data, train and eval")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise UserError(f'{path}: "extends" must be the name of a config file, not {parent!r}')
+    try:
+        base = read_json(path.parent / parent, (*_extended_by, path.resolve()))
+    except ValueError as error:  # a name that no file can have
+        raise UserError(f'{path}: "extends" is not a file name: {error}') from error
+    return merge(base, values)
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `changes`; sections are merged, anything else is replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def difference(ours: Config, theirs: Config) -> list[str]:
+    """Keys in which two configs differ, as "train.lr (0.0007 here, 0.001 there)"."""
+    mine, other = _flat(ours.model_dump()), _flat(theirs.model_dump())
+    return [
+        f"{key} ({mine.get(key)} here, {other.get(key)} there)"
+        for key in {**mine, **other}
+        if mine.get(key) != other.get(key)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
+    """The first problem that pydantic found, in this project's words."""
+    problem = error.errors(include_url=False)[0]
+    where = [str(part) for part in problem["loc"]]
+    key = ".".join(where) or "the config"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {_nearest_key(where, root)}"
+    if problem["type"] == "missing":
+        return f"{key!r} is missing"
+    if problem["type"] == "model_type" or problem["type"] == "model_attributes_type":
+        return f"{key!r} must be a JSON object, not {_short(problem['input'])}"
+    return f"{key!r} is {_short(problem['input'])}: {_lower_first(problem['msg'])}"
+
+
+def _nearest_key(where: list[str], root: type[BaseModel]) -> str:
+    section: Any = root
+    for part in where[:-1]:
+        section = _field_model(section, part)
+    known = list(section.model_fields)
+    close = difflib.get_close_matches(where[-1], known, n=1)
+    if close:
+        return f"did you mean {'.'.join([*where[:-1], close[0]])!r}?"
+    for name in Config.model_fields if root is Config else ():
+        if where[-1] in _field_model(Config, name).model_fields:
+            return f"{where[-1]!r} belongs in the section {name!r}"
+    place = f"section {'.'.join(where[:-1])!r}" if where[:-1] else "this object"
+    return f"{place} has {', '.join(known)}"
+
+
+def _field_model(section: Any, name: str) -> Any:
+    """The settings class of a field, also where the field may be null."""
+    annotation = section.model_fields[name].annotation
+    options = getattr(annotation, "__args__", (annotation,))
+    return next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {_short(repeated)} stands there twice; remove one")
+    return values
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number that a setting can have")
+
+
+def _similar_file(path: Path) -> str:
+    there = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, there, n=1)
+    return f"did you mean {path.parent / close[0]}?" if close else "the configs of this project are in configs/"
