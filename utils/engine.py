@@ -230,7 +230,7 @@ def train_one_epoch(training: Training, epoch: int, stop: StopRequest) -> dict[s
             if meter.add(step, batch, terms, norm, network.hits(output, batch.labels)):
                 optimizer.step()
         position.step = step
-        if stop or training.save_due():
+        if stop or (training.save_due() and step < len(batches)):
             meter.look()
             training.save({"epoch": position.epoch})
             if stop:
