@@ -48,7 +48,7 @@ def run(tiny_config, tmp_path):
 
 @contextlib.contextmanager
 def killed_at(place: str, count: int):
-    """Expect the block to die in the `count`-th call of a function of the engine (or of Adam), before it does anything."""
+    """Expect the block to die as it comes to the `count`-th call of a function of the engine, or of Adam."""
     owner, name = {"step": (torch.optim.Adam, "step"), "evaluate": (engine, "evaluate"),
                    "line": (engine.Recorder, "epoch"), "last": (engine.Training, "save"),
                    "best": (engine.Training, "save_best")}[place]  # fmt: skip
