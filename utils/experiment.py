@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from dataset import files, synthetic
-from dataset.ave import AVEDataset
+from dataset.ave import AVEDataset, WeakAVEDataset
+from dataset.check import require_trainable
 from dataset.labels import clip_names
 from dataset.loading import place
 from utils import checkpoint, provenance, results
@@ -76,9 +77,11 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
         else:
             config = _config_to_go_on(config, options, content, path)
     folder = Path(config.train.snapshot_pref)
+    weak = issubclass(experiment.dataset, WeakAVEDataset)
+    require_trainable(config.data.root, weak)
     datasets = {split: experiment.dataset(config.data.root, split, dtype) for split in files.SPLITS}
     _check_fits(datasets["train"], config)
-    recorder = Recorder(folder, provenance.fingerprint(config.data.root), new=state is None)
+    recorder = Recorder(folder, provenance.fingerprint(config.data.root, weak), new=state is None)
     try:
         sizes = {split: config.eval.test_batch_size for split in datasets} | {"train": config.train.batch_size}
         batches = place(datasets, config.data, sizes, device, dtype, config.train.seed)
@@ -130,6 +133,7 @@ def _check_goes_on(position: Position, config: Config, path: Path) -> None:
 def _test(experiment: Experiment, config: Config, options: Options, device: torch.device, path: Path) -> None:
     content = _load_weights(experiment, config, path)
     split = config.eval.split
+    require_trainable(config.data.root, weak=False, splits=(split,))
     dataset = AVEDataset(config.data.root, split, dtype_of(config.train.precision))
     _check_fits(dataset, config)
     sizes = {split: config.eval.test_batch_size}
@@ -199,22 +203,20 @@ def _load_weights(experiment: Experiment, config: Config, path: Path) -> dict[st
             raise UserError(f"{path}: {error}") from error
         return content
     theirs = configs.build(content["config"], source=f"{path}, its config")
+    if theirs.model.name != config.model.name:
+        main = configs.MAINS[theirs.model.name]
+        raise UserError(f"{path}: is a checkpoint of the other setting ({theirs.model.name}); {main} reads it")
     differing = [line for line in configs.difference(config, theirs) if line.startswith("model.")]
     if differing:
         raise UserError(
-            f"{path}: holds another network than {options_name(config)} describes: {'; '.join(differing)}; "
-            f"use the config it was trained with"
+            f"{path}: holds another network than the config describes: {'; '.join(differing)}; "
+            f"name the config it was trained with by --config"
         )
     try:
         experiment.network.load_state_dict(content["network"])
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its weights are damaged ({error}); use another checkpoint of the run") from error
     return content
-
-
-def options_name(config: Config) -> str:
-    """How an error calls the config at hand."""
-    return f"the config of {config.model.name}"
 
 
 def _check_same_run(config: Config, content: dict[str, Any], path: Path) -> None:

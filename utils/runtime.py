@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import random
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch
 
 def choose_device(gpu: str | None) -> tuple[torch.device, str]:
     """The device that `--gpu` names, and a line that says so. Raises UserError for a GPU that isn't there."""
+    if gpu is not None and not re.fullmatch(r"cpu|\d+(,\d+)*", gpu):
+        raise UserError(f"--gpu {gpu}: is not the number of a GPU, nor several with commas, nor cpu")
     if gpu == "cpu":
         return torch.device("cpu"), f"running on the CPU ({torch.get_num_threads()} threads)"
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
