@@ -17,9 +17,14 @@ def main(argv: list[str] | None = None) -> None:
     config, options = parse(argv, __doc__, config="configs/main.json", model=SUPERVISED)
     device = begin(config, options)
     network = build_model(config.model)
+    loss = SupervisedLoss(
+        # A part that the network is built without has nothing that its loss could train.
+        gate_weight=config.train.gate_loss if config.model.time_level else 0,
+        av_category_weight=config.train.av_category_loss if config.model.event_level else 0,
+    )
     experiment = Experiment(
         network,
-        SupervisedLoss(),
+        loss,
         AVEDataset,
         network.predict,
         reading="background where sigma(event_logits) <= 0.5",

@@ -51,6 +51,11 @@ class ModelSettings(_Settings):
     gamma: Annotated[float, Field(ge=0)]  # strength of event-level suppression
     beta: Annotated[float, Field(ge=0)]  # strength of the global visual gate in the attention
     categories: PositiveInt = 28  # C: event categories, background not counted
+    # Ablations: parts of the network that can be left out, with their weights.
+    self_attention: bool = True  # over the grid's cells; false: Y = X
+    time_level: bool = True  # false: no segment gates, nothing is suppressed in time (the gate is 1 everywhere)
+    event_level: bool = True  # false: no class activation sequence of a single modality, and what it multiplies or adds
+    modalities: Literal["both", "audio", "visual"] = "both"  # of one only: the other's features are zero
 
     @model_validator(mode="before")
     @classmethod
@@ -90,6 +95,9 @@ class TrainSettings(_Settings):
     clip_gradient: Annotated[float, Field(gt=0)] | None = 0.5  # largest global gradient norm; null: no clipping
     # Adam's L2 penalty. Quirk: the authors' flag of this name is parsed and never used, hence 0.
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    # Supervised only: weights of the two auxiliary losses in the total; 0 leaves one out.
+    gate_loss: Annotated[float, Field(ge=0)] = 1.0
+    av_category_loss: Annotated[float, Field(ge=0)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     precision: Literal["float32", "float64", "bfloat16"] = "float32"  # float64 is the authors' arithmetic
     snapshot_pref: Annotated[str, Field(min_length=1)]  # the run folder
