@@ -6,6 +6,7 @@ from dataset.ave import AVEDataset
 from model import build_model
 from model.losses import SupervisedLoss
 from model.official import load_official
+from model.prediction import Reading
 from utils.cli import parse
 from utils.config import SUPERVISED
 from utils.errors import command
@@ -26,8 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         network,
         loss,
         AVEDataset,
-        network.predict,
-        reading="background where sigma(event_logits) <= 0.5",
+        Reading(network.predict, "background where sigma(event_logits) <= 0.5"),
         load_official=load_official,
         official_files=("Supervised_model.pth.tar", "*task_Supervised_best_model.pth.tar"),
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import AudioGuidedAttention
-from model.prediction import Prediction, hits, spread_category
+from model.prediction import Prediction, WeakReading, hits, spread_category
 from model.relation import AudioVisualFusion, CrossModalRelation
 from model.suppression import ActivationSequence, SegmentGate, top_segments_mean
 from model.temporal import AudioVisualLSTM, TemporalEncoder
@@ -221,12 +221,10 @@ class WeaklySupervisedCMBS(nn.Module):
         Args:
             gate_threshold: None is the authors' reading. Quirk: they ask whether sigma(gate) > 0.5, which always
                 holds because the gate is a probability already, so no segment differs from its clip. A number
-                makes the segments whose gate is not above it background.
+                makes the segments whose gate is not above it background. `WeakReading` has more readings.
         """
-        category = output.category_logits.argmax(1)
-        is_event = output.gate.sigmoid() > 0.5 if gate_threshold is None else output.gate > gate_threshold
-        background = output.category_logits.shape[1] - 1
-        return Prediction(spread_category(category, is_event, background), category, output.gate)
+        reading = WeakReading() if gate_threshold is None else WeakReading("gate", gate_threshold)
+        return reading(output, explanation)
 
     def hits(self, output: WeakOutput, labels: Tensor) -> Tensor:
         """Right and all clips of a training batch: labels [B, C+1] -> [2] float64."""

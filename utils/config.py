@@ -110,8 +110,9 @@ class TrainSettings(_Settings):
 class EvalSettings(_Settings):
     split: Literal["train", "val", "test"] = "test"
     test_batch_size: PositiveInt = 16
-    # Weak only. null is the authors' reading: every segment of a clip has the clip's category. A number makes
-    # the segments whose gate is not above it background.
+    # Weak only: what says where in a clip its event is, see model/prediction.py. `authors`: the event is everywhere.
+    localize: Literal["authors", "gate", "activation", "background", "relative"] = "authors"
+    # Weak only: segments whose gate is not above this are background; null with `gate`: chosen on training clips.
     gate_threshold: Fraction | None = None
     exclude_leaked: bool = False  # also report accuracy without test clips whose video is in the training split
 
@@ -132,6 +133,21 @@ class Config(_Settings):
         recipe = _RECIPES.get(_hashable(values["model"].get("name")), {}).get("train", {})
         train = values.get("train", {})
         return {**values, "train": {**recipe, **train}} if isinstance(train, dict) else values
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Config:
+        """Raise for a setting that would change nothing: its effect is what somebody wanted."""
+        if self.model.name == WEAK:
+            for key in ("gate_loss", "av_category_loss"):
+                if getattr(self.train, key) != 1:
+                    raise ValueError(f"'train.{key}' is {getattr(self.train, key)}: the weak network has no such loss")
+        elif self.eval.localize != "authors":
+            raise ValueError(f"'eval.localize' is {self.eval.localize!r}: it is for the weak network ({WEAK})")
+        if self.eval.gate_threshold is not None and self.eval.localize not in ("authors", "gate"):
+            raise ValueError(f"'eval.gate_threshold' is not for 'eval.localize' {self.eval.localize!r}; remove one")
+        if self.eval.localize == "gate" and not self.model.time_level:
+            raise ValueError("'eval.localize' is 'gate', but without 'model.time_level' there is no gate")
+        return self
 
 
 def _hashable(name: Any) -> Any:
@@ -225,6 +241,8 @@ def _explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
     problem = error.errors(include_url=False)[0]
     where = [str(part) for part in problem["loc"]]
     key = ".".join(where) or "the config"
+    if problem["type"] == "value_error" and not where:
+        return str(problem["ctx"]["error"])
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {_nearest_key(where, root)}"
     if problem["type"] == "missing":
