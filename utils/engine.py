@@ -82,7 +82,7 @@ class Training:
     ) -> None:
         settings = config.train
         self.network, self.loss, self.batches, self.config, self.recorder = network, loss, batches, config, recorder
-        self.device = batches["train"].device
+        self.device = next(network.parameters()).device
         # One fused kernel for all parameters: the same mathematics as the authors' Adam.
         self.optimizer = torch.optim.Adam(
             network.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True
@@ -92,6 +92,20 @@ class Training:
         )
         self.position = Position()
         self.saved_at = time.monotonic()
+
+    def gradients(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Compute a step's gradients and clip them.
+
+        Returns the named loss terms, the gradient norm before clipping, and the right and all predictions [2].
+        """
+        settings = self.config.train
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device, settings.precision):
+            output = self.network(batch.visual, batch.audio)
+            terms = self.loss(output, batch.labels)
+        terms["total"].backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient or float("inf"))
+        return terms, norm, self.network.hits(output, batch.labels)
 
     def state(self) -> dict[str, Any]:
         """All that going on needs, besides the weights."""
@@ -165,21 +179,14 @@ def train_one_epoch(training: Training, epoch: int, stop: StopRequest) -> dict[s
 
     Returns the epoch's mean loss terms, training accuracy in percent, and mean gradient norm before clipping.
     """
-    network, optimizer, batches = training.network, training.optimizer, training.batches["train"]
-    settings, position = training.config.train, training.position
+    batches, position = training.batches["train"], training.position
     meter = _Meter(training, epoch)
-    network.train()
+    training.network.train()
     steps = enumerate(batches.epoch(epoch, first_step=position.step), position.step + 1)
     bar = tqdm(steps, f"epoch {epoch}", len(batches), initial=position.step, leave=False, disable=None)
     for step, batch in bar:
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(training.device, settings.precision):
-            output = network(batch.visual, batch.audio)
-            terms = training.loss(output, batch.labels)
-        terms["total"].backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip_gradient or float("inf"))
-        if meter.add(step, batch, terms, norm, network.hits(output, batch.labels)):
-            optimizer.step()
+        if meter.add(step, batch, *training.gradients(batch)):
+            training.optimizer.step()
         position.step = step
         if (stop or training.save_due()) and step < len(batches):
             meter.look()
