@@ -86,11 +86,11 @@ class Row:
     fastest: float = 0.0
     slowest: float = 0.0
     steps: int = 0  # measured
-    bound: float | None = None  # utils.bound.Bound.seconds, of rows that compute in memory
-    products: float | None = None  # utils.bound.Bound.products_seconds
-    rate: float | None = None  # flop/s
-    flops: int | None = None
-    copy_rate: float | None = None  # bytes/s
+    bound: float | None = None  # seconds of utils.bound.Bound; train and eval rows
+    rate: float | None = None  # its other numbers
+    fastest_rate: float | None = None
+    copy_rate: float | None = None
+    flops: int | None = None  # in matrix products
     loading_seconds: float | None = None  # before the first step
     total_seconds: float | None = None  # of a whole epoch
     host_bytes: int = 0  # peak of the process, its loader workers left out
@@ -150,9 +150,9 @@ def _train_step(task: Task, device: torch.device, row: Row) -> None:
             terms["total"].item()
         training.optimizer.step()
 
-    _time_steps(step, task, device, row)
     network, loss, on_meta = _on_meta(task.config)
-    _bound(lambda: loss(network(on_meta.visual, on_meta.audio), on_meta.labels)["total"].backward(), task, device, row)
+    work = bound.count(lambda: loss(network(on_meta.visual, on_meta.audio), on_meta.labels)["total"].backward())
+    _time_steps(step, work, task, device, row)
 
 
 def _evaluation(task: Task, device: torch.device, row: Row) -> None:
@@ -167,11 +167,10 @@ def _evaluation(task: Task, device: torch.device, row: Row) -> None:
         if task.way.authors:
             prediction.segments.cpu()
 
-    _time_steps(step, task, device, row)
-    # Counted in training mode, where no fused kernel hides a product; it has the same products.
     counted, _, on_meta = _on_meta(task.config)
     with torch.no_grad():
-        _bound(lambda: counted(on_meta.visual, on_meta.audio), task, device, row)
+        work = bound.count(lambda: counted(on_meta.visual, on_meta.audio))
+    _time_steps(step, work, task, device, row)
 
 
 def _data_path(task: Task, device: torch.device, row: Row) -> None:
@@ -198,13 +197,18 @@ def _epoch(task: Task, device: torch.device, row: Row) -> None:
         row.note = f"{row.total_seconds:.1f} s with the evaluation of val and test"
 
 
-def _time_steps(step: Callable[[], None], task: Task, device: torch.device, row: Row) -> None:
-    """Time a step `task.repeats` times, or for as long as `task.seconds` allow (three times at least)."""
+def _time_steps(step: Callable[[], None], work: bound.Work, task: Task, device: torch.device, row: Row) -> None:
+    """Time a step and, in turn with it, its products alone; `task.repeats` times while `task.seconds` last."""
+    dtype = torch.bfloat16 if task.way.precision == "bfloat16" else dtype_of(task.way.precision)
+    alone = bound.Stopwatch(work, device, dtype)
     for _ in range(3 if device.type == "cuda" else 1):
         step()
     start = time.perf_counter()
-    while len(row.times) < task.repeats and (len(row.times) < 3 or time.perf_counter() - start < task.seconds):
+    while len(row.times) < task.repeats and (not row.times or time.perf_counter() - start < task.seconds):
         row.times.append(bound.time_once(step, device))
+        alone.round()
+    row.bound, row.rate, row.fastest_rate, row.copy_rate = alone.bound()
+    row.flops = work.flops
     if task.trace:
         _trace(step, device, task.trace)
 
@@ -225,14 +229,6 @@ def _time_epoch(batches: Batches, task: Task, device: torch.device, row: Row, st
         bound.synchronize(device)
         row.times = [(time.perf_counter() - start) / len(batches)]
     return True
-
-
-def _bound(step: Callable[[], object], task: Task, device: torch.device, row: Row) -> None:
-    work = bound.count(step)
-    dtype = torch.bfloat16 if task.way.precision == "bfloat16" else dtype_of(task.way.precision)
-    least = bound.measure(work, device, dtype)
-    row.bound, row.products, row.rate, row.flops = least.seconds, least.products_seconds, least.rate, work.flops
-    row.copy_rate = least.copy_rate
 
 
 def _trace(step: Callable[[], None], device: torch.device, path: str) -> None:
@@ -339,11 +335,11 @@ def table(rows: list[Row]) -> Iterator[str]:
 
 def _rates(rows: list[Row]) -> Iterator[str]:
     for row in rows:
-        if row.rate and row.products:
-            copies = f", copies {row.copy_rate / 1e9:.0f} GB/s" if row.copy_rate else ""
+        if row.bound:
+            copies = f"; copies move {row.copy_rate / 1e9:.0f} GB/s" if row.copy_rate else ""
             yield (
-                f"{row.name}: {row.flops / 1e9:.0f} GFLOP in matrix products, at {row.rate / 1e9:.0f} GFLOP/s (its "
-                f"fastest kind){copies}: the bound; one after the other they take {row.products:.4g} s"
+                f"{row.name}: the bound is {row.flops / 1e9:.0f} GFLOP in matrix products, timed alone: "
+                f"{row.rate / 1e9:.0f} GFLOP/s (its fastest kind {row.fastest_rate / 1e9:.0f}){copies}"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ class Product(NamedTuple):
         left, right = (shape for shape, _ in self.operands[-2:])
         return 2 * torch.Size(left).numel() * right[-1]
 
+    @property
     def values(self) -> int:
         """Numbers read and written when each is touched once."""
         left, right = (shape for shape, _ in self.operands[-2:])
@@ -45,9 +47,9 @@ class Work(NamedTuple):
 class Bound(NamedTuple):
     """The least time that a step's matrix products take on this machine."""
 
-    seconds: float  # flops / rate; on a GPU, where moving their operands takes longer, that
-    rate: float  # flop/s of the step's fastest kind of product
-    products_seconds: float  # the step's products one after the other, each kind timed alone
+    seconds: float  # the products alone; on a GPU, where moving their operands takes longer, that
+    rate: float  # flop/s over all products
+    fastest_rate: float  # flop/s of the step's fastest kind of product
     copy_rate: float | None  # bytes/s read and written by a copy; None on a CPU
 
 
@@ -62,19 +64,45 @@ def count(step: Callable[[], object]) -> Work:
     return Work(recorder.products, counter.get_total_flops())
 
 
-def measure(work: Work, device: torch.device, dtype: torch.dtype, repeats: int = 3) -> Bound:
-    """Time the products of `work` alone, each kind `repeats` times (the median counts)."""
-    seconds, rate, total_values = 0.0, 0.0, 0
-    for product, times in work.products.items():
-        alone = _seconds(product, device, dtype, repeats)
-        seconds += times * alone
-        rate = max(rate, product.flops / alone)
-        total_values += times * product.values()
-    least, copy_rate = work.flops / rate, None
-    if device.type == "cuda":
-        copy_rate = _copy_rate(device, repeats)
-        least = max(least, total_values * dtype.itemsize / copy_rate)
-    return Bound(least, rate, seconds, copy_rate)
+class Stopwatch:
+    """Times the products of a step alone, each kind once a round, and makes a bound of the medians.
+
+    Rounds between the step's own repeats see the machine in the same state as those do.
+    """
+
+    def __init__(self, work: Work, device: torch.device, dtype: torch.dtype) -> None:
+        self.work, self.device, self.dtype = work, device, dtype
+        self.seconds: dict[Product, list[float]] = {product: [] for product in work.products}
+        self.copies: list[float] = []
+
+    def round(self) -> None:
+        """Time each kind of product once."""
+        for product, seconds in self.seconds.items():
+            operands = [self._operand(shape, stride) for shape, stride in product.operands]
+            compute = getattr(torch, product.name)
+            seconds.append(_steady(partial(compute, *operands), self.device))
+        if self.device.type == "cuda":
+            source = torch.empty(2**28, dtype=torch.uint8, device=self.device)
+            target = torch.empty_like(source)
+            self.copies.append(2 * source.numel() / _steady(partial(target.copy_, source), self.device))
+
+    def bound(self) -> Bound:
+        """The bound that the rounds so far give."""
+        alone = {product: median(seconds) for product, seconds in self.seconds.items()}
+        total = sum(times * alone[product] for product, times in self.work.products.items())
+        fastest = max(product.flops / seconds for product, seconds in alone.items())
+        copy_rate = median(self.copies) if self.copies else None
+        least = total
+        if copy_rate is not None:
+            values = sum(times * product.values for product, times in self.work.products.items())
+            least = max(total, values * self.dtype.itemsize / copy_rate)
+        return Bound(least, self.work.flops / total, fastest, copy_rate)
+
+    def _operand(self, shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+        reach = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+        # A tile of random numbers over and over: drawing them all would take longer than the products.
+        tile = torch.rand(min(reach, 2**18), device=self.device).to(self.dtype)
+        return tile.repeat(-(-reach // len(tile))).as_strided(shape, stride)
 
 
 class _Recorder(TorchDispatchMode):
@@ -90,26 +118,10 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _seconds(product: Product, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    operands = []
-    for shape, stride in product.operands:
-        reach = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-        operands.append(torch.rand(reach, dtype=dtype, device=device).as_strided(shape, stride))
-    compute = getattr(torch, product.name)
-    return time_median(lambda: compute(*operands), device, repeats)
-
-
-def _copy_rate(device: torch.device, repeats: int) -> float:
-    source = torch.empty(2**28, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * source.numel() / time_median(lambda: target.copy_(source), device, repeats)
-
-
-def time_median(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median seconds of a call, after one that warms up; short calls are repeated to last 2 ms each time."""
-    once = min(time_once(call, device), time_once(call, device))
-    inner = max(1, int(2e-3 / max(once, 1e-7)))
-    return median(_timed(call, device, inner) / inner for _ in range(repeats))
+def _steady(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call, warmed up; a short one is repeated to last 2 ms."""
+    once = time_once(call, device)
+    return _timed(call, device, max(1, int(2e-3 / max(once, 1e-7)) if once < 2e-3 else 1))
 
 
 def time_once(call: Callable[[], object], device: torch.device) -> float:
