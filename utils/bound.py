@@ -121,7 +121,8 @@ class _Recorder(TorchDispatchMode):
 def _steady(call: Callable[[], object], device: torch.device) -> float:
     """Seconds of a call, warmed up; a short one is repeated to last 2 ms."""
     once = time_once(call, device)
-    return _timed(call, device, max(1, int(2e-3 / max(once, 1e-7)) if once < 2e-3 else 1))
+    times = max(1, int(2e-3 / max(once, 1e-7)))
+    return _timed(call, device, times) / times
 
 
 def time_once(call: Callable[[], object], device: torch.device) -> float:
