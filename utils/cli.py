@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -38,6 +39,7 @@ class Options(NamedTuple):
     evaluate: bool
     output: str | None  # where an evaluation writes
     named: frozenset[str]  # the settings that flags gave, as "train.lr"
+    command: list[str]  # the command line itself
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,7 +86,9 @@ def parse(argv: Sequence[str] | None, description: str, config: str, model: str)
             f"{values['config']}: describes {settings.model.name}, which {other} trains; this is for {model}"
         )
     return settings, Options(
-        values["config"], values["gpu"], values["resume"], values["evaluate"], values["output"], frozenset(named)
+        **{name: values[name] for name in ("config", "gpu", "resume", "evaluate", "output")},
+        named=frozenset(named),
+        command=["python", parser.prog, *(sys.argv[1:] if argv is None else argv)],
     )
 
 
