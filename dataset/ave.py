@@ -127,6 +127,10 @@ class AVEDataset(Dataset):
         """The feature files that hold the split's clip `index`, and its row there."""
         return self.sources[0], int(self.rows[index])
 
+    def file_order(self) -> torch.Tensor:
+        """The split's positions in the order of their rows in the files, [n] int64."""
+        return torch.from_numpy(np.argsort(self.rows, kind="stable"))
+
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         index = range(len(self))[index]  # negative indices count from the end; past it is an IndexError
         source, row = self.source(index)
@@ -176,6 +180,10 @@ class WeakAVEDataset(AVEDataset):
         self.sources.append(background)
         self.rows = np.concatenate([self.rows, np.arange(len(background))])
         self.labels = np.concatenate([self.labels, noisy_labels])
+
+    def file_order(self) -> torch.Tensor:
+        in_second_file = np.arange(len(self)) >= self.clips_with_event
+        return torch.from_numpy(np.lexsort((self.rows, in_second_file)))
 
     def source(self, index: int) -> tuple[FeatureFiles, int]:
         return self.sources[int(index >= self.clips_with_event)], int(self.rows[index])

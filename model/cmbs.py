@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from model.attention import AudioGuidedAttention
+from model.prediction import Prediction, hits, spread_category
 from model.relation import AudioVisualFusion, CrossModalRelation
 from model.suppression import ActivationSequence, SegmentGate, top_segments_mean
 from model.temporal import AudioVisualLSTM, TemporalEncoder
@@ -109,6 +110,18 @@ class SupervisedCMBS(nn.Module):
             activation=(visual_activation + audio_activation) / 2,
         )
 
+    @staticmethod
+    def predict(output: SupervisedOutput, explanation: Explanation | None = None) -> Prediction:
+        """A segment is background where sigma(event_logit) <= 0.5, else it has the clip's best category."""
+        category = output.category_logits.argmax(1)
+        event_probability = output.event_logits.sigmoid()
+        background = output.category_logits.shape[1]
+        return Prediction(spread_category(category, event_probability > 0.5, background), category, event_probability)
+
+    def hits(self, output: SupervisedOutput, labels: Tensor) -> Tensor:
+        """Right and all segments of a training batch: labels [B, T, C+1] -> [2] float64."""
+        return hits(self.predict(output).segments, labels.argmax(-1))
+
 
 class WeaklySupervisedCMBS(nn.Module):
     """The weakly supervised network (the authors' `weak_main_model`): no LSTM, a background column."""
@@ -170,3 +183,23 @@ class WeaklySupervisedCMBS(nn.Module):
             visual_gate=visual_gate.squeeze(2),
             activation=activation,
         )
+
+    @staticmethod
+    def predict(
+        output: WeakOutput, explanation: Explanation | None = None, gate_threshold: float | None = None
+    ) -> Prediction:
+        """Every segment has the clip's category (the argmax over all C+1 columns), or background.
+
+        Args:
+            gate_threshold: None is the authors' reading. Quirk: they ask whether sigma(gate) > 0.5, which always
+                holds because the gate is a probability already, so no segment differs from its clip. A number
+                makes the segments whose gate is not above it background.
+        """
+        category = output.category_logits.argmax(1)
+        is_event = output.gate.sigmoid() > 0.5 if gate_threshold is None else output.gate > gate_threshold
+        background = output.category_logits.shape[1] - 1
+        return Prediction(spread_category(category, is_event, background), category, output.gate)
+
+    def hits(self, output: WeakOutput, labels: Tensor) -> Tensor:
+        """Right and all clips of a training batch: labels [B, C+1] -> [2] float64."""
+        return hits(output.category_logits.argmax(1), labels.argmax(-1))

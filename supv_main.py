@@ -1,0 +1,33 @@
+"""Fully supervised CMBS: train on segment labels, or evaluate a checkpoint. See --help for the flags."""
+
+import sys
+
+from dataset.ave import AVEDataset
+from model import build_model
+from model.losses import SupervisedLoss
+from model.official import load_official
+from utils.cli import parse
+from utils.config import SUPERVISED
+from utils.errors import command
+from utils.experiment import Experiment, begin, run
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    config, options = parse(argv, __doc__, config="configs/main.json", model=SUPERVISED)
+    device = begin(config, options)
+    network = build_model(config.model)
+    experiment = Experiment(
+        network,
+        SupervisedLoss(),
+        AVEDataset,
+        network.predict,
+        reading="background where sigma(event_logits) <= 0.5",
+        load_official=load_official,
+        official_files=("Supervised_model.pth.tar", "*task_Supervised_best_model.pth.tar"),
+    )
+    run(experiment, config, options, device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

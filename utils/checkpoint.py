@@ -1,0 +1,97 @@
+"""Checkpoints: written whole or not at all, read without running any code that a file may hold.
+
+A file of ours is a dict: "format", "config" (all sections), "network" (state_dict), "epoch" (epochs done),
+"metrics" (of that epoch) and, in `last.pth.tar` only, "training": all else that going on needs. The
+authors' files are a bare state_dict (see `model.official`).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.atomic import atomic_path
+from utils.errors import UserError
+
+FORMAT = "cmbs-1"
+LAST, BEST, BEST_VAL = "last.pth.tar", "best.pth.tar", "best-val.pth.tar"
+
+
+def save(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Write a checkpoint of ours: the file at `path` is replaced only once the new one is whole.
+
+    Raises UserError when the disk is full or the folder can't be written; the older file stays.
+    """
+    try:
+        with atomic_path(path) as part:
+            torch.save({"format": FORMAT, **content}, part)
+    except RuntimeError as error:  # torch's own writer hides the operating system's reason
+        raise UserError(
+            f"{path}: could not be written ({error}); is the disk full? The checkpoint from before is whole"
+        ) from error
+
+
+def load(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a checkpoint, ours or the authors' (tell them apart with `is_ours`), onto the CPU.
+
+    Raises UserError that says what the file is instead: missing, truncated, with code in it, or no checkpoint.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; `--resume` takes a file, or last for the run's own")
+    if not path.is_file():
+        raise UserError(f"{path}: is a folder, not a checkpoint; name the file in it, such as {path / BEST}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except MemoryError:
+        raise UserError(f"{path}: claims to be larger than memory; it is damaged, or not a checkpoint") from None
+    except Exception as error:  # a damaged file makes torch's readers fail in any way
+        raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
+    if is_ours(content):
+        _check_ours(path, content)
+    elif not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items()):
+        raise UserError(f"{path}: is neither a checkpoint of this project nor one of the authors'")
+    return content
+
+
+def is_ours(content: dict[str, Any]) -> bool:
+    """Whether `load` returned a checkpoint of this project, not one of the authors'."""
+    return "format" in content
+
+
+def _check_ours(path: Path, content: dict[str, Any]) -> None:
+    if content["format"] != FORMAT:
+        raise UserError(f"{path}: has the format {content['format']!r}, which this version doesn't know ({FORMAT})")
+    wanted = {"config": dict, "network": dict, "epoch": int, "metrics": dict}
+    for key, kind in wanted.items():
+        if not isinstance(content.get(key), kind):
+            raise UserError(f"{path}: is damaged: its {key!r} is not there; use another checkpoint of the run")
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    with open(path, "rb") as file:
+        head = file.read(64).lstrip().lower()
+    if not head:
+        return "is empty; use another checkpoint of the run"
+    if head.startswith((b"<!doctype", b"<html")):
+        return "is an HTML page, not a checkpoint (Google Drive's quota page?); download it again"
+    if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower() and _names_code(error):
+        return f"holds code ({_names_code(error)}), which is not run; ask its author for a file with tensors only"
+    if head.startswith(b"pk") and not zipfile.is_zipfile(path):
+        return "is truncated; copy or download it again, or use another checkpoint of the run"
+    return f"is damaged or not a checkpoint ({type(error).__name__}); use another checkpoint of the run"
+
+
+def _names_code(error: Exception) -> str:
+    """The function or class that an untrusted pickle asked for, from torch's message."""
+    words = str(error).split("GLOBAL ")
+    return words[1].split()[0] if len(words) > 1 else ""
