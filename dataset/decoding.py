@@ -156,7 +156,7 @@ def _resized(frame: av.VideoFrame) -> np.ndarray:
     """A decoded frame as displayed, RGB, squeezed to uint8 [224, 224, 3].
 
     Bilinear without a low-pass filter, as OpenCV's `resize`, which the data set's authors used: each pixel is
-    made of its four nearest ones however large the frame is. Within one grey level of exact arithmetic.
+    made of its four nearest ones however large the frame is. Within one grey level of OpenCV's and of exact arithmetic.
     """
     pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
     batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]

@@ -21,7 +21,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 from tqdm import tqdm
-from utils.runtime import choose_device
 
 from dataset import files, labels
 from dataset.decoding import BrokenVideo
@@ -29,6 +28,7 @@ from dataset.features import FeatureExtractor, Features
 from dataset.video import Clip, read_clip
 from utils.atomic import atomic_path, make_folder, write_text
 from utils.errors import UserError
+from utils.runtime import choose_device
 
 RECORD = "extraction.json"
 CLIPS = "clips"

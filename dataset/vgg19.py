@@ -14,7 +14,7 @@ import torch
 
 from utils.errors import UserError
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ["KERAS_BACKEND"] = "torch"  # read when keras is imported
 try:
     import keras
     from keras.applications import vgg19
@@ -41,7 +41,7 @@ class VGG19:
         if keras.backend.backend() != "torch":
             raise UserError(
                 f"Keras runs on {keras.backend.backend()}, but the features need PyTorch: "
-                f"set the environment variable KERAS_BACKEND=torch"
+                f"import dataset.vgg19 before anything that imports keras"
             )
         self.device = torch.device(device)
         keras.config.set_image_data_format("channels_last")

@@ -11,7 +11,7 @@ av = pytest.importorskip("av", reason="videos need the packages of requirements-
 
 from dataset.decoding import SAMPLE_RATE, BrokenVideo  # noqa: E402
 from dataset.video import read_clip, read_clips, read_timestamps, sampled_frames  # noqa: E402
-from tests.make_videos import number_of, numbered_picture, steady, tone, write_video  # noqa: E402
+from tests.made_videos import number_of, numbered_picture, steady, tone, write_video  # noqa: E402
 
 
 def shown(clip) -> np.ndarray:
