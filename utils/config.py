@@ -148,7 +148,7 @@ def model_settings(values: ModelSettings | dict[str, Any]) -> ModelSettings:
     try:
         return ModelSettings.model_validate(dict(values))
     except ValidationError as error:
-        raise UserError(f"model settings: {_explain(error)}") from error
+        raise UserError(f"model settings: {_explain(error, ModelSettings)}") from error
 
 
 def read_json(path: str | os.PathLike, _extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -212,13 +212,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
     """The first problem that pydantic found, in this project's words."""
     problem = error.errors(include_url=False)[0]
     where = [str(part) for part in problem["loc"]]
     key = ".".join(where) or "the config"
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; {_nearest_key(where)}"
+        return f"unknown key {key!r}; {_nearest_key(where, root)}"
     if problem["type"] == "missing":
         return f"{key!r} is missing"
     if problem["type"] == "model_type" or problem["type"] == "model_attributes_type":
@@ -226,18 +226,18 @@ def _explain(error: ValidationError) -> str:
     return f"{key!r} is {_short(problem['input'])}: {_lower_first(problem['msg'])}"
 
 
-def _nearest_key(where: list[str]) -> str:
-    section: Any = Config
+def _nearest_key(where: list[str], root: type[BaseModel]) -> str:
+    section: Any = root
     for part in where[:-1]:
         section = _field_model(section, part)
     known = list(section.model_fields)
     close = difflib.get_close_matches(where[-1], known, n=1)
     if close:
         return f"did you mean {'.'.join([*where[:-1], close[0]])!r}?"
-    for name in Config.model_fields:
+    for name in Config.model_fields if root is Config else ():
         if where[-1] in _field_model(Config, name).model_fields:
             return f"{where[-1]!r} belongs in the section {name!r}"
-    place = f"section {'.'.join(where[:-1])!r}" if where[:-1] else "a config"
+    place = f"section {'.'.join(where[:-1])!r}" if where[:-1] else "this object"
     return f"{place} has {', '.join(known)}"
 
 

@@ -1,0 +1,100 @@
+"""Fixtures that several test files share: the golden numbers, and a data set small enough to train on in a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataset import synthetic
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+
+# Tests that need AVE's own annotation files (they are not in this repository) look here and skip without them.
+AVE = Path(os.environ.get("CMBS_AVE_DIR", ROOT.parent / "shared" / "ave"))
+
+TINY_MODEL = {"video_inputdim": 16, "audio_inputdim": 8, "d_model": 16, "categories": 3}
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs a CUDA device")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def ave_files() -> Path:
+    """The folder of AVE's own annotation files."""
+    if not (AVE / "Annotations.txt").exists():
+        pytest.skip(f"AVE's annotation files are not in {AVE}; name their folder in CMBS_AVE_DIR")
+    return AVE
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated data folder: 3 categories, 2x2 grid, 16 and 8 features, 24 + 8 + 8 clips. Read only."""
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    settings = synthetic.Settings(
+        train=24, val=8, test=8, background_only=6, categories=3, grid=(2, 2), visual_dim=16, audio_dim=8
+    )
+    synthetic.generate(folder, settings)
+    return folder
+
+
+@pytest.fixture
+def tiny_config(tiny_data: Path, tmp_path: Path):
+    """Write a config for `tiny_data` and return its path: tiny_config(name="weak_main_model", train={...})."""
+
+    def write(name: str = "supv_main_model", **sections: dict) -> Path:
+        config = {
+            "model": {"name": name, **TINY_MODEL},
+            "data": {"root": str(tiny_data)},
+            "train": {"n_epoch": 2, "batch_size": 10, "snapshot_pref": str(tmp_path / "run")},
+        }
+        for section, values in sections.items():
+            config[section] = {**config.get(section, {}), **values}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(config))
+        return path
+
+    return write
+
+
+def golden_random(tag: str, salt: int = 0) -> np.random.RandomState:
+    """The generator that the golden numbers' recipe names by `tag`."""
+    return np.random.RandomState((zlib.crc32(tag.encode()) + salt) % 2**32)
+
+
+def official_keys(setting: str) -> list[tuple[str, tuple[int, ...], bool]]:
+    """Every tensor of an authors' checkpoint ("supv" or "weak"): key, shape, whether their network uses it."""
+    lines = (GOLDEN / f"official_{setting}_state_dict.tsv").read_text().splitlines()[1:]
+    rows = (line.split("\t") for line in lines)
+    return [(key, tuple(int(n) for n in shape.split("x")), used == "yes") for key, shape, used in rows]
+
+
+def official_state_dict(setting: str) -> dict[str, torch.Tensor]:
+    """An authors' checkpoint with the weights of the golden numbers' recipe, float64."""
+    state = {}
+    for key, shape, _ in official_keys(setting):
+        name = key.removeprefix("module.")
+        weight = golden_random("weight:" + name).standard_normal(shape)
+        if len(shape) >= 2:
+            weight /= np.sqrt(shape[1])
+        elif "norm" in name.split(".")[-2] and name.endswith("weight"):
+            weight = 1 + 0.1 * weight
+        else:
+            weight = 0.1 * weight
+        state[key] = torch.from_numpy(weight)
+    return state

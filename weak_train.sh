@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# Train weakly supervised CMBS and evaluate its best checkpoint. Any flag of weak_main.py may follow (see --help).
+. "$(dirname "$0")/utils/env.sh"
+exec "$PYTHON" weak_main.py "$@"
