@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 
+from dataset.features import FeatureExtractor
+
 
 @functools.cache
 def generated_extractor():
-    from dataset.features import FeatureExtractor
-
     return FeatureExtractor("generated", "generated", batch=8)

@@ -17,7 +17,7 @@ pytest.importorskip("av", reason="videos need the packages of requirements-video
 os.environ["KERAS_BACKEND"] = "torch"  # without it Keras looks for TensorFlow
 pytest.importorskip("keras", reason="features need the packages of requirements-video.txt")
 
-from dataset import extract, extraction, files, labels
+from dataset import check, extract, extraction, files, labels
 from dataset.ave import AVEDataset
 from dataset.features import Features
 from dataset.video import read_clip
@@ -89,6 +89,9 @@ def test_from_videos_to_the_networks_answer(tmp_path, videos, annotations, monke
     said = capsys.readouterr().out
     assert "4 clips of 4 segments" in said
     assert f"python -m dataset.check --root {root}" in said
+
+    assert check.main(["--root", str(root)]) == 0
+    assert "Supervised training: can start" in capsys.readouterr().out
 
     split = AVEDataset(root, "train")
     visual, audio, label = split[0]

@@ -70,6 +70,25 @@ def test_log_mel_equals_googles_code():
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=name)  # float32 of values up to 5
 
 
+def test_log_mel_equals_numbers_from_googles_code():
+    """The same where that code isn't installed: a second of a sweep, by Google's mel_features.py in float64."""
+    t = np.arange(16000) / 16000
+    found = vggish.log_mel_examples(0.5 * np.sin(2 * np.pi * (100 + 3500 * t) * t))[0]
+    expected = {
+        (0, 0): 3.450411,
+        (0, 1): 3.752589,
+        (5, 10): 3.846514,
+        (20, 30): 0.948297,
+        (40, 40): 1.906730,
+        (50, 0): -4.603475,
+        (60, 45): -4.193250,
+        (95, 57): -4.286761,
+        (95, 58): -3.985275,
+        (95, 63): -0.132378,
+    }
+    assert [found[place] for place in expected] == pytest.approx(list(expected.values()), abs=2e-6)
+
+
 @pytest.mark.parametrize(("seconds", "examples"), [(1, 1), (4, 4), (8, 8), (10, 10), (12, 12), (24, 24), (25, 26)])
 def test_examples_in_so_many_seconds(seconds, examples):
     assert len(vggish.log_mel_examples(np.zeros(seconds * 16000))) == examples

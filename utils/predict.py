@@ -70,7 +70,7 @@ def category_names(annotations: Path | None, root: Path, categories: int) -> lis
 
 
 def as_json(timeline: Timeline, names: list[str], made_with: dict[str, Any]) -> dict[str, Any]:
-    """A timeline as it is written to a file and handed to the page; probabilities to 4 digits."""
+    """A timeline as it is written to a file and handed to the page."""
     names = [*names, "background"]
     return {
         "video": str(timeline.video),
@@ -84,7 +84,7 @@ def as_json(timeline: Timeline, names: list[str], made_with: dict[str, Any]) -> 
         ],
         "segments": [names[category] for category in timeline.segments],
         "event_probability": timeline.event.round(4).tolist(),
-        "attention": timeline.attention.round(4).tolist(),
+        "attention": timeline.attention.round(5).tolist(),
     }
 
 
