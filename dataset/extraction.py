@@ -26,6 +26,7 @@ from dataset import files, labels
 from dataset.decoding import BrokenVideo
 from dataset.features import FeatureExtractor, Features
 from dataset.video import Clip, read_clip
+from dataset.writing import check_space, write_features
 from utils.atomic import atomic_path, make_folder, write_text
 from utils.errors import UserError
 from utils.runtime import choose_device
@@ -33,6 +34,7 @@ from utils.runtime import choose_device
 RECORD = "extraction.json"
 CLIPS = "clips"
 ENDINGS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
+_SEGMENT_BYTES = 4 * (7 * 7 * 512 + 128)  # of a segment's features, in a clip's file and again in the data folder's
 _SPLIT_SEED = 0
 _HELD_OUT = 0.1  # share of the videos in val and in test, about AVE's
 
@@ -67,6 +69,7 @@ def extract(
     store = ClipStore(make_folder(root / CLIPS), making)
     todo = {id: path for id, path in wanted.items() if not store.holds(id, path)}
     print(f"{len(wanted)} videos, {len(wanted) - len(todo)} of them done before")
+    check_space(root, (len(todo) + len(lines or wanted)) * making.seconds * _SEGMENT_BYTES)
 
     broken: dict[str, str] = {}
     if todo:
@@ -218,13 +221,13 @@ def _lines_of(path: Path, videos: dict[str, Path], seconds: int) -> list[labels.
 
 
 def _write_features(root: Path, store: ClipStore, rows: Sequence[str]) -> None:
-    first = store.load(rows[0])
-    for name, field in ((files.VISUAL, "visual"), (files.AUDIO, "audio")):
-        shape = getattr(first, field).shape
-        with atomic_path(root / name) as part, h5py.File(part, "w") as file:
-            array = file.create_dataset(files.KEY, (len(rows), *shape), np.float32)
-            for row, id in enumerate(rows):
-                array[row] = getattr(store.load(id), field)
+    shapes = tuple((len(rows), *array.shape) for array in store.load(rows[0]))
+    with (
+        atomic_path(root / files.VISUAL) as visual,
+        atomic_path(root / files.AUDIO) as audio,
+        tqdm(total=len(rows), desc="writing", unit="clip", disable=None) as bar,
+    ):
+        write_features((visual, audio), shapes, "float32", lambda row: store.load(rows[row]), threads=1, bar=bar)
 
 
 def _write_splits(root: Path, rows: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ class FeatureExtractor:
     Args:
         vgg19: "imagenet", "generated" or a weights file (see `dataset.vgg19`).
         vggish: "pretrained", "generated" or a weights file (see `dataset.vggish`).
-        device: where to compute. batch: frames at a time; 32 take about 1.5 GB.
+        device: where to compute. batch: frames at a time; 32 take about 2 GB.
 
     Raises UserError when weights can't be fetched or aren't the published ones.
     """
