@@ -21,9 +21,8 @@ import numpy as np
 from utils import filmstrip, plots, results
 from utils.atomic import write_text
 from utils.errors import command
-from utils.results import Stored
+from utils.results import REPORT, Stored
 
-REPORT = "report.html"
 BEST_AND_WORST = 24  # clips of each kind in the gallery over all categories
 GALLERY = 1000  # clips in the gallery of single categories, about; each of them costs about 1 KB
 LEAST_A_CATEGORY, MOST_A_CATEGORY = 2, 8  # clips of each kind

@@ -16,6 +16,7 @@ from utils.errors import UserError
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.jsonl"
 ATTENTION = "attention.npy"
+REPORT = "report.html"  # made from the others by utils.report
 
 
 def write(folder: Path, metrics: dict[str, Any], result: Evaluation, rows: np.ndarray, names: ClipNames) -> None:
