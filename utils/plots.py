@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.atomic import atomic_path, make_folder
 
 FIGURES = "figures"  # folder beside metrics.json
+_DPI = 120
 _LABELLED = 60  # categories up to which each one is named
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
@@ -36,9 +39,18 @@ def save(metrics: dict[str, Any], folder: Path) -> None:
         old.unlink()
     with SummaryWriter(str(figures)) as writer:
         for name, figure in draw(metrics):
+            pixels = _rendered(figure)
             with atomic_path(figures / f"{name}.png") as part:
-                figure.savefig(part, format="png", dpi=150)
-            writer.add_figure(f"{metrics['split']}/{name}", figure, metrics["epoch"])
+                Image.fromarray(pixels).save(part, "PNG", dpi=(_DPI, _DPI))
+            writer.add_image(f"{metrics['split']}/{name}", pixels, metrics["epoch"], dataformats="HWC")
+
+
+def _rendered(figure: Figure) -> np.ndarray:
+    """A figure as [H, W, 3] uint8: drawn once for both uses, and without pyplot's windows and global state."""
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def draw(metrics: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
