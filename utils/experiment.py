@@ -117,6 +117,12 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
             f"{len(datasets['train'])} clips; everything is recorded in {folder}"
         )
         best = fit(training)
+        protocol_accuracies = {
+            "authors_protocol/test_accuracy": best["test"]["test_accuracy"],
+            "validation_protocol/test_accuracy": best["val"]["test_accuracy"],
+            "validation_protocol/val_accuracy": best["val"]["val_accuracy"],
+        }
+        recorder.outcome(config, protocol_accuracies)
         for line in protocol_lines(best):
             _log.info(line)
     finally:
@@ -171,7 +177,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         "checkpoint": str(path),
         "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,
         "data_root": config.data.root,
-        "generated": (Path(config.data.root) / synthetic.MARKER).exists(),
+        "generated": (Path(config.data.root) / files.GENERATED).exists(),
     }
     folder = Path(options.output or path.parent / f"eval-{split}")
     if distributed.rank() == 0:

@@ -106,7 +106,8 @@ def accuracy_by_time(metrics: dict[str, Any]) -> Figure:
     _bars(right, [f"{row['place'].replace(' ', chr(10))}" for row in places], places, "place relative to the event")
     left.set(ylabel="accuracy, % of segments")
     for axes in (left, middle, right):
-        axes.axhline(metrics["accuracy"], color=_RED, linewidth=1, linestyle="--")
+        axes.axhline(metrics["accuracy"], color=_RED, linewidth=1, linestyle="--", label="all segments")
+    right.legend(loc="lower right", fontsize=8)
     return figure
 
 
