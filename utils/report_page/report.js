@@ -346,7 +346,7 @@ function card(clip) {
   if (clip.m || clip.f) grid.append(label(clip.f ? "frames" : "attention"), pictures(clip));
   const ticks = Array.from({ length: n + 1 }, (_, t) => make("span", {}, String(t)));
   grid.append(label("seconds"), make("div", { class: "axis" }, ...ticks));
-  const note = clip.m ? make("div", { class: "muted" }, `Attention: ${clip.scale[0].toFixed(1)} (faintest) to ${clip.scale[1].toFixed(1)} times the even share.`) : null;
+  const note = clip.m ? make("div", { class: "muted note" }, `attention from ${clip.scale[0].toFixed(1)} (faintest) to ${clip.scale[1].toFixed(1)} times the even share`) : null;
   return make("article", { class: "clip" },
     make("h3", {}, true_, said_ === true_ ? null : make("span", { class: "muted" }, `predicted: ${said_}`),
       make("span", { class: "muted end number" }, `${clip.id ?? `row ${clip.row}`} · ${right}/${n} right`)),
