@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import random
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch
 
 def choose_device(gpu: str | None) -> tuple[torch.device, str]:
     """The device that `--gpu` names, and a line that says so. Raises UserError for a GPU that isn't there."""
+    if gpu is not None and not re.fullmatch(r"cpu|\d+(,\d+)*", gpu):
+        raise UserError(f"--gpu {gpu}: is not the number of a GPU, nor several with commas, nor cpu")
     if gpu == "cpu":
         return torch.device("cpu"), f"running on the CPU ({torch.get_num_threads()} threads)"
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -89,11 +93,32 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, most)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the machine's or the device's memory is used up."""
+    said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    )
+
+
+@contextlib.contextmanager
+def naming_batch_size(flag: str, size: int) -> Iterator[None]:
+    """Turn running out of memory within the block into a UserError with the batch size to try next."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = f"try {flag} {size // 2}" if size > 1 else "one clip doesn't fit; try --precision bfloat16, --gpu cpu"
+        raise UserError(f"out of memory with {flag} {size}: {advice} (or data.features host or stream)") from error
+
+
 class StopRequest:
     """Set by Ctrl-C or SIGTERM: the step is finished and saved first. A second signal quits at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._process = os.getpid()
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -109,6 +134,8 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _request(self, number: int, frame: object) -> None:
+        if os.getpid() != self._process:  # a loader's worker, which gets the terminal's Ctrl-C too
+            return
         if self:
             raise KeyboardInterrupt
         self.signal = number
