@@ -171,6 +171,23 @@ class Recorder:
             write_text(path, "".join(line + "\n" for line in kept))
 
 
+class Spectator:
+    """In the place of a Recorder, in a process that leaves the recording to another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, config: Config, start: dict[str, Any], epochs_done: int, steps_done: int) -> None: ...
+
+    def epoch(self, metrics: dict[str, Any], step: int) -> None: ...
+
+    def step(self, values: dict[str, float], step: int, group: str = "step") -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _lock(folder: Path) -> Any:
     """Hold the folder for this process; the operating system lets go when the process ends, however it ends."""
     try:
