@@ -43,6 +43,10 @@ class Evaluation(NamedTuple):
     target: Tensor  # [n, T] int64
     category: Tensor  # [n] int64: predicted category of the clip
     event_probability: Tensor  # [n, T] float32
+    gate: Tensor  # [n, T] float32: what time-level suppression makes of the two gates below
+    audio_gate: Tensor  # [n, T] float32
+    visual_gate: Tensor  # [n, T] float32
+    attention: Tensor | None = None  # [n, T, H, W] float16, where asked for: sums to 1 over the grid
 
     @property
     def accuracy(self) -> float:
@@ -51,22 +55,30 @@ class Evaluation(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, batches: Batches, predict: Callable, precision: str) -> Evaluation:
+def evaluate(
+    network: nn.Module, batches: Batches, predict: Callable, precision: str, attention: bool = False
+) -> Evaluation:
     """Predict every clip of a split once.
 
     Args:
         predict: (output, explanation) -> Prediction: a reading, or the network's own `predict`.
         precision: float32, float64 or bfloat16.
+        attention: whether to keep the attention maps too.
     """
     network.eval()
     places, parts = [], []
     for batch in tqdm(batches.epoch(0), "evaluating", len(batches), leave=False, disable=_no_bar()):
         with naming_batch_size("--test_batch_size", batches.batch_size), autocast(batches.device, precision):
-            prediction = predict(*network.explain(batch.visual, batch.audio))
+            output, explanation = network.explain(batch.visual, batch.audio)
+            prediction = predict(output, explanation)
         if batch.weight:  # else the clips are another process's
-            target = batch.labels.argmax(-1)
+            gates = (output.gate, explanation.audio_gate, explanation.visual_gate)
+            columns = [prediction.segments, batch.labels.argmax(-1), prediction.category]
+            columns += [probability.float() for probability in (prediction.event_probability, *gates)]
+            if attention:
+                columns.append(explanation.attention.half())
             places.append(batch.clips)
-            parts.append((prediction.segments, target, prediction.category, prediction.event_probability.float()))
+            parts.append(columns)
     mine = Evaluation(*(torch.cat(column).cpu() for column in zip(*parts, strict=True))) if parts else None
     return _in_order(distributed.everyones((places, mine)))
 
@@ -78,7 +90,7 @@ def _in_order(shares: list[tuple[list[Tensor], Evaluation | None]]) -> Evaluatio
     if not torch.equal(places[order], torch.arange(len(places))):
         raise RuntimeError("a clip was evaluated twice or not at all")
     columns = zip(*(evaluation for _, evaluation in shares if evaluation is not None), strict=True)
-    return Evaluation(*(torch.cat(column)[order] for column in columns))
+    return Evaluation(*(None if column[0] is None else torch.cat(column)[order] for column in columns))
 
 
 def _no_bar() -> bool | None:

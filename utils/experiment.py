@@ -23,8 +23,8 @@ from utils.cli import Options
 from utils.config import Config, DataSettings
 from utils.engine import Position, Training, choose_threshold, evaluate, fit, protocol_lines
 from utils.errors import UserError
-from utils.metrics import right_category_everywhere
-from utils.recorder import Recorder, Spectator, log_to_terminal
+from utils.metrics import detailed, right_category_everywhere
+from utils.recorder import Recorder, Spectator, log_to_terminal, protocols
 from utils.runtime import choose_device, dtype_of, keep_freed_memory, named_gpus, seed_everything, seed_process
 
 # A resumed run may differ from the one before in these; in anything else it would be another run.
@@ -158,26 +158,36 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
     _check_fits(dataset, config)
     sizes = {split: config.eval.test_batch_size}
     batches = place({split: dataset}, config.data, sizes, device, dataset.dtype, seed=0, shard=_shard())
-    result = evaluate(experiment.network, batches[split], experiment.reading, config.train.precision)
+    result = evaluate(experiment.network, batches[split], experiment.reading, config.train.precision, attention=True)
     ceiling = right_category_everywhere(result.target, background=dataset.categories)
     metrics: dict[str, Any] = {
         "accuracy": result.accuracy,
         "clips": result.target.shape[0],
         "segments": result.target.numel(),
         "split": split,
+        "model": type(experiment.network).__name__,
         "right_category_everywhere": ceiling,
         "reading": experiment.reading.description,
         "checkpoint": str(path),
-        "epoch": content.get("epoch"),
+        "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,
+        "data_root": config.data.root,
+        "generated": (Path(config.data.root) / synthetic.MARKER).exists(),
     }
     folder = Path(options.output or path.parent / f"eval-{split}")
     if distributed.rank() == 0:
-        results.write(folder, metrics, result, dataset.rows, clip_names(config.data.root, dataset.categories))
+        names = clip_names(config.data.root, dataset.categories)
+        metrics["protocols"] = protocols(path.parent) if checkpoint.is_ours(content) else None
+        metrics |= detailed(result, names.categories)
+        results.write(folder, metrics, result, dataset.rows, names)
+        from utils import report  # only now: what draws figures takes a second to import
+
+        report.write(folder)
     chosen = f", epoch {content['epoch']}" if checkpoint.is_ours(content) else ""
     _log.info(f"{path}{chosen}: {split} accuracy {result.accuracy:.2f} % over {metrics['clips']} clips "
               f"({metrics['segments']} segments); {experiment.reading.description}")  # fmt: skip
     _log.info(f"naming the right category in every segment would give {ceiling:.2f} %")
     _log.info(f"results: {folder / results.METRICS}, {folder / results.PREDICTIONS}")
+    _log.info(f"to look at: {folder / results.REPORT}")
 
 
 def _settle(experiment: Experiment, config: Config, content: dict[str, Any], device: torch.device) -> None:
