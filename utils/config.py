@@ -73,6 +73,9 @@ class GenerateSettings(_Settings):
     test: PositiveInt
     background_only: PositiveInt
     categories: PositiveInt
+    grid: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [7, 7]  # H, W
+    visual_dim: PositiveInt = 512
+    audio_dim: PositiveInt = 128
     seed: Annotated[int, Field(ge=0)] = 0
 
 

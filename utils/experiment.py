@@ -50,7 +50,7 @@ def begin(config: Config, options: Options) -> torch.device:
     keep_freed_memory()
     device, story = choose_device(options.gpu)
     _log.info(story)
-    _generate_once(config.data)
+    generate_once(config.data)
     seed_everything(config.train.seed)
     return device
 
@@ -145,7 +145,8 @@ def _settle(experiment: Experiment, config: Config, content: dict[str, Any], dev
         choose_threshold(experiment.network, batches["train"], reading, config.train.precision)
 
 
-def _generate_once(settings: DataSettings) -> None:
+def generate_once(settings: DataSettings) -> None:
+    """Generate the data set that a config describes, unless it is there already."""
     if settings.generate is not None:
         synthetic.generate(settings.root, synthetic.Settings(**settings.generate.model_dump()))
 
