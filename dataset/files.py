@@ -17,6 +17,7 @@ N clips, T segments of one second, an H x W grid, C categories. Names, keys and 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +38,11 @@ NOISY_VISUAL = "visual_feature_noisy.h5"
 NOISY_AUDIO = "audio_feature_noisy.h5"
 NOISY_LABELS = "labels_noisy.h5"
 ANNOTATIONS = "Annotations.txt"
+GENERATED = "generated.json"  # only in a folder of generated data: says so, and with which settings
 
+FEATURES = (VISUAL, AUDIO, NOISY_VISUAL, NOISY_AUDIO)
 SPLITS = ("train", "val", "test")
+BLOCK_BYTES = 64 * 2**20  # what a reader of a whole feature file holds at a time
 
 HOW_TO_GET_DATA = (
     "get the AVE files with `python -m dataset.download`, "
@@ -100,32 +104,45 @@ def checked_array(file: h5py.File, path: str | os.PathLike) -> h5py.Dataset:
     """The array of an open data-folder file, its key, dimensions and type checked (see `open_array`)."""
     path = Path(path)
     key, wanted = key_of(path.name), dimensions(path.name)
-    array = file.get(key)
-    if not isinstance(array, h5py.Dataset):
-        found = ", ".join(repr(k) for k in file) or "nothing"
+    with _naming_damage(path):
+        array = file.get(key)
+        if not isinstance(array, h5py.Dataset):
+            found = ", ".join(repr(k) for k in file) or "nothing"
+            raise UserError(
+                f"{path}: has no array under the key {key!r} (it holds {found}); "
+                f"it is not the AVE file of that name: {HOW_TO_GET_DATA}"
+            )
+        shape, dtype = array.shape, array.dtype
+    if len(shape) != len(wanted):
         raise UserError(
-            f"{path}: has no array under the key {key!r} (it holds {found}); "
-            f"it is not the AVE file of that name: {HOW_TO_GET_DATA}"
-        )
-    if array.ndim != len(wanted):
-        raise UserError(
-            f"{path}: has shape {list(array.shape)}, but {path.name} needs {len(wanted)} dimensions "
+            f"{path}: has shape {list(shape)}, but {path.name} needs {len(wanted)} dimensions "
             f"({', '.join(wanted)}); it is another file or was saved in another layout"
         )
-    if array.dtype.kind not in "fiub" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
+    if dtype.kind not in "fiub" or (dtype.kind == "f" and dtype.itemsize > 8):
         raise UserError(
-            f"{path}: holds values of type {array.dtype}, not float16, float32 or float64 numbers; save it as float32"
+            f"{path}: holds values of type {dtype}, not float16, float32 or float64 numbers; save it as float32"
         )
     return array
 
 
 def read_array(path: str | os.PathLike) -> np.ndarray:
     """Read a whole (small) file of the data folder into memory; errors as `open_array`."""
+    with open_array(path) as array, _naming_damage(path):
+        return array[()]
+
+
+def read_blocks(path: str | os.PathLike) -> Iterator[tuple[int, np.ndarray]]:
+    """Read a file of any size in order: (first row, [rows, ...] as stored) of at most BLOCK_BYTES, at least a row.
+
+    Errors as `open_array`.
+    """
     with open_array(path) as array:
-        try:
-            return array[()]
-        except OSError as error:
-            raise _read_error(path) from error
+        row_bytes = max(1, array.dtype.itemsize * math.prod(array.shape[1:]))
+        rows = max(1, BLOCK_BYTES // row_bytes)
+        for start in range(0, array.shape[0], rows):
+            with _naming_damage(path):
+                block = array[start : start + rows]
+            yield start, block
 
 
 def read_order(root: str | os.PathLike, split: str) -> np.ndarray:
@@ -137,21 +154,47 @@ def read_order(root: str | os.PathLike, split: str) -> np.ndarray:
     return order.astype(np.int64)
 
 
-def _read_error(path: str | os.PathLike) -> UserError:
-    return UserError(f"{path}: breaks off while being read, its content is damaged; fetch or make the file again")
+# What h5py raises, depending on which bytes are wrong.
+_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+
+
+@contextlib.contextmanager
+def _naming_damage(path: str | os.PathLike) -> Iterator[None]:
+    """Around calls of h5py: content that it stumbles over becomes a UserError."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise UserError(
+            f"{path}: breaks off while being read, its content is damaged; fetch or make the file again"
+        ) from error
 
 
 def _open(path: str | os.PathLike) -> h5py.File:
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file; {HOW_TO_GET_DATA}")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise UserError(
+                f"{path}: is a link to {os.readlink(path)}, which does not exist; mend or remove the link"
+            ) from None
+        raise UserError(f"{path}: no such file; {HOW_TO_GET_DATA}") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); change its permissions or copy it again"
+        ) from error
     try:
         return h5py.File(path, "r")
-    except OSError as error:
+    except _DAMAGE as error:
         raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
 
 
-def _why_unreadable(path: Path, error: OSError) -> str:
+def is_web_page(head: bytes) -> bool:
+    """Whether a file that begins with `head` is an HTML page, saved under another file's name."""
+    return head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
     """Name what `path`, which HDF5 refused to open, is instead, and the way out."""
     if path.is_dir():
         return "is a folder, not a file; remove it and fetch or make the file again"
@@ -162,7 +205,7 @@ def _why_unreadable(path: Path, error: OSError) -> str:
         return f"cannot be read ({reason.strerror}); change its permissions or copy it again"
     if not head:
         return "is empty; fetch or make the file again"
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+    if is_web_page(head):
         return (
             "is an HTML page, not HDF5 (Google Drive sends such a page when the file's download quota "
             "is used up); delete it and download again later, or from a signed-in browser"

@@ -64,7 +64,7 @@ class World(NamedTuple):
 def make_world(categories: int, visual_dim: int, audio_dim: int, rng: np.random.Generator) -> World:
     """Draw the world of a data set."""
     return World(
-        objects=_patterns(categories, visual_dim, density=0.10, scale=1.6, rng=rng),
+        objects=_patterns(categories, visual_dim, density=0.10, scale=3.0, rng=rng),
         sounds=_patterns(categories, audio_dim, density=0.16, scale=0.22, rng=rng),
         scenes=_patterns(SCENES, visual_dim, density=0.12, scale=1.2, rng=rng),
         visual_rest=rng.normal(-1.0, 0.4, visual_dim).astype(np.float32),
@@ -121,7 +121,7 @@ def visual_features(
     # Part of what is neither scene nor object stays for the clip (its texture), part changes every second.
     values = rng.standard_normal((segments, height * width, world.scenes.shape[1]), np.float32)
     values *= np.float32(0.5)
-    values += scene + world.visual_rest + np.float32(0.6) * rng.standard_normal(scene.shape, np.float32)
+    values += scene + world.visual_rest + np.float32(0.4) * rng.standard_normal(scene.shape, np.float32)
 
     row, column = rng.uniform(0, height - 1), rng.uniform(0, width - 1)
     for track in script.objects:
@@ -166,8 +166,8 @@ def _patterns(count: int, size: int, density: float, scale: float, rng: np.rando
 
 def _instance(pattern: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """How one clip shows a pattern: some of its features are missing, the others stronger or weaker."""
-    kept = rng.random(pattern.size) > 0.25
-    return pattern * np.exp(0.4 * rng.standard_normal(pattern.size)).astype(np.float32) * kept
+    kept = rng.random(pattern.size) > 0.15
+    return pattern * np.exp(0.3 * rng.standard_normal(pattern.size)).astype(np.float32) * kept
 
 
 def _other_categories(category: int, categories: int, rng: np.random.Generator) -> tuple[int | None, int | None]:

@@ -6,43 +6,38 @@
 The features are random numbers with a planted structure (see `dataset.planted`): an accuracy on them says
 whether the code learns, and nothing about AVE. Each folder carries `generated.json`, which says so.
 
-The same settings give the same array data, whatever the number of threads: each clip has its own random
-stream. A folder appears whole or not at all: the files are written in `FOLDER/generating.part`, flushed,
-then renamed, the visual features last.
+The same settings give the same array data (under the same NumPy), whatever the number of threads: each clip
+has its own random streams. A folder appears whole or not at all: the files are written in
+`FOLDER/generating.part`, flushed, then renamed, the visual features last.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
+import hashlib
 import json
 import logging
 import os
 import shutil
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
-from dataset import files, labels, planted
+from dataset import files, labels, planted, writing
+from dataset.layout import DTYPES, Layout, Settings, lay_out
 from utils import atomic
 from utils.errors import UserError, command
 
-MARKER = "generated.json"
-DTYPES = ("float16", "float32", "float64")
+# Of what is generated: raised when the same settings give other data than before.
+_VERSION = 1
 
-# Small files first, the visual features last: a folder that a killed run left half renamed never looks whole.
+# In the order in which they are put in place; the visual features last, because a folder without them
+# doesn't look whole.
 _FILES = (
-    MARKER,
+    files.GENERATED,
     files.ANNOTATIONS,
     *(files.order_file(split) for split in files.SPLITS),
     files.LABELS,
@@ -55,55 +50,11 @@ _FILES = (
 )
 _PART = "generating.part"
 
-# The first number of each random stream, so that no two streams coincide: (stream, seed, row).
-_WORLD, _TIMES, _ORDER, _SCRIPT, _VISUAL, _AUDIO = range(6)
+# The first number of each random stream; those of `dataset.layout` are others.
+_WORLD, _SCRIPT, _VISUAL, _AUDIO = 0, 3, 4, 5
 _EVENT_CLIP, _BACKGROUND_CLIP = range(2)
 
-_CATEGORIES = (
-    "Doorbell", "Steam kettle", "Snare drum", "Piano, keyboard", "Dog growling", "Tractor", "Sewing machine", "Trumpet",
-    "Power drill", "Cow mooing", "Waterfall", "Typewriter", "Hand bell", "Fire engine, siren", "Harp", "Rooster",
-    "Vacuum cleaner", "Bicycle", "Cello", "Applause", "Sheep", "Lawn mower", "Telephone", "Tap dance",
-    "Blender", "Owl", "Skateboard", "Xylophone",
-)  # fmt: skip
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What to generate; the defaults are the demo data.
-
-    train, val, test: clips of each split. background_only: clips without any event (`*_noisy.h5`); None is
-    32, or 178 (AVE's) with `annotations`. categories: C, without background. segments: T. grid: H, W.
-    visual_dim, audio_dim: features of a cell and of a second. dtype: of the stored features.
-    annotations: an `Annotations.txt` with the three order files beside it, which then say the categories,
-    times and splits in place of `train`, `val`, `test` and `categories`.
-    """
-
-    train: int = 256
-    val: int = 64
-    test: int = 96
-    background_only: int | None = None
-    categories: int = 8
-    segments: int = labels.SEGMENTS
-    grid: tuple[int, int] = (7, 7)
-    visual_dim: int = 512
-    audio_dim: int = 128
-    seed: int = 0
-    dtype: str = "float32"
-    annotations: str | os.PathLike | None = None
-
-
-class Layout(NamedTuple):
-    """Which clips there are: annotation text, rows of each split, number of background-only clips.
-
-    real_background is the folder whose real background-only audio is used, or None.
-    """
-
-    text: str
-    orders: dict[str, np.ndarray]
-    background_only: int
-    real_background: Path | None
 
 
 def generate(
@@ -111,305 +62,164 @@ def generate(
 ) -> Path:
     """Generate a data folder at `out`; return its path.
 
-    A folder that already holds what `settings` ask for is left as it is. Data generated with other
-    settings are replaced with `force` only, and files that were not generated never.
+    A folder that already holds what `settings` (default: the demo data) ask for is left as it is. Data
+    generated with other settings are replaced with `force` only, files that were not generated never.
 
     Raises:
         UserError: impossible settings, a folder in use, too little disk space, annotations without their splits.
     """
-    settings = settings or Settings()
-    out = Path(out)
-    _check(settings)
-    layout = _layout(settings)
+    settings, out = settings or Settings(), Path(out)
+    settings.check()
+    layout = lay_out(settings)
     story = _story(settings, layout)
-    if _is_whole(out, story, force):
-        _log.info(f"{out} already holds these generated data")
+    if _holds(out, story, force):
+        _log.info(f"{out}: already holds these generated data")
         return out
-    _check_space(out, _feature_bytes(settings, layout))
+    writing.check_space(out, _size(settings, layout))
     atomic.make_folder(out)
     try:
-        with _working_folder(out / _PART) as part:
+        with writing.working_folder(out / _PART) as part:
             _write(part, settings, layout, threads or os.cpu_count() or 1)
-            story["bytes"] = {name: (part / name).stat().st_size for name in _FILES if name != MARKER}
-            (part / MARKER).write_text(json.dumps(story, indent=2) + "\n", encoding="utf-8")
-            for name in _FILES:
-                with open(part / name, "rb+") as file:
-                    os.fsync(file.fileno())
-            for name in reversed(_FILES):  # the visual features first, the marker last
-                (out / name).unlink(missing_ok=True)
-            for name in _FILES:
-                os.replace(part / name, out / name)
+            story["bytes"] = {name: (part / name).stat().st_size for name in _FILES if name != files.GENERATED}
+            (part / files.GENERATED).write_text(json.dumps(story, indent=2) + "\n", encoding="utf-8")
+            _put_in_place(part, out)
     except OSError as error:
         raise atomic.write_error(out, error) from error
     return out
 
 
-def _check(settings: Settings) -> None:
-    least = {
-        "train": 1,
-        "val": 1,
-        "test": 1,
-        "categories": 2,
-        "segments": 4,
-        "visual_dim": 2,
-        "audio_dim": 2,
-        "seed": 0,
-    }
-    for name, smallest in least.items():
-        if getattr(settings, name) < smallest:
-            raise UserError(f"generated data: {name} is {getattr(settings, name)}; it must be at least {smallest}")
-    if settings.background_only is not None and settings.background_only < 1:
-        raise UserError(f"generated data: background_only is {settings.background_only}; it must be at least 1")
-    if len(settings.grid) != 2 or min(settings.grid) < 1:
-        raise UserError(
-            f"generated data: grid is {tuple(settings.grid)}; it must be two numbers >= 1, height and width"
-        )
-    if settings.dtype not in DTYPES:
-        raise UserError(f"generated data: dtype is {settings.dtype!r}; choose one of {', '.join(DTYPES)}")
-    if settings.annotations is None and settings.train < settings.categories:
-        raise UserError(
-            f"generated data: {settings.train} training clips cannot show {settings.categories} categories; "
-            f"ask for at least {settings.categories} training clips or fewer categories"
-        )
-
-
-def _layout(settings: Settings) -> Layout:
-    if settings.annotations is None:
-        return _own_layout(settings)
-    path = Path(settings.annotations)
-    annotations = labels.read_annotations(path)
-    orders = {}
-    for split in files.SPLITS:
-        order = path.with_name(files.order_file(split))
-        if not order.exists():
-            raise UserError(
-                f"{path}: the splits come from {', '.join(map(files.order_file, files.SPLITS))} beside it, "
-                f"but {order.name} is missing; put the AVE files of that name there"
-            )
-        orders[split] = files.read_order(path.parent, split)
-        if orders[split].size == 0 or orders[split].max() >= len(annotations):
-            raise UserError(
-                f"{order}: must list rows of {path.name}, which has {len(annotations)}; "
-                f"they belong to different data sets"
-            )
-    real = path.parent if _has_real_background(path.parent) else None
-    clips = settings.background_only
-    if real is not None:
-        with files.open_array(real / files.NOISY_AUDIO) as audio:
-            shape = audio.shape
-        if shape[1:] != (settings.segments, settings.audio_dim) or clips not in (None, shape[0]):
-            raise UserError(
-                f"{real / files.NOISY_AUDIO}: its shape is {list(shape)}, but {clips or 'any number of'} clips of "
-                f"{settings.segments} segments and {settings.audio_dim} audio features are asked for; "
-                f"leave those options away, or move the file elsewhere to have the background audio generated too"
-            )
-        clips = shape[0]
-    return Layout(path.read_text(encoding="utf-8"), orders, clips or 178, real)
-
-
-def _own_layout(settings: Settings) -> Layout:
-    """Categories in turn, half of the events over the whole clip, the splits one after the other in the rows."""
-    names = [_CATEGORIES[i] if i < len(_CATEGORIES) else f"Category {i}" for i in range(settings.categories)]
-    lines, orders, first = [], {}, 0
-    for number, (split, count) in enumerate(
-        zip(files.SPLITS, (settings.train, settings.val, settings.test), strict=True)
-    ):
-        for row in range(first, first + count):
-            start, end = _event_times(settings.segments, np.random.default_rng((_TIMES, settings.seed, row)))
-            lines.append(f"{names[row % len(names)]}&generated{row:06d}&good&{start}&{end}\n")
-        orders[split] = first + np.random.default_rng((_ORDER, settings.seed, number)).permutation(count)
-        first += count
-    return Layout("".join(lines), orders, settings.background_only or 32, None)
-
-
-def _event_times(segments: int, rng: np.random.Generator) -> tuple[int, int]:
-    if rng.random() < 0.5:
-        return 0, segments
-    length = int(rng.integers(2, segments))
-    start = int(rng.integers(segments - length + 1))
-    return start, start + length
-
-
-def _has_real_background(folder: Path) -> bool:
-    """Whether `folder` holds AVE's own background-only audio and labels, and not generated ones."""
-    there = [(folder / name).exists() for name in (files.NOISY_AUDIO, files.NOISY_LABELS)]
-    return all(there) and not (folder / MARKER).exists()
-
-
 def _story(settings: Settings, layout: Layout) -> dict:
     """What `generated.json` says, but for the sizes of the files."""
-    chosen = {key: value for key, value in asdict(settings).items() if key != "annotations"}
-    chosen["grid"] = list(settings.grid)
-    chosen["background_only"] = layout.background_only
-    if settings.annotations is not None:
-        for replaced in ("train", "val", "test", "categories"):
-            del chosen[replaced]
+    chosen = {**asdict(settings), "grid": list(settings.grid), "background_only": layout.background_only}
+    real = []
+    if chosen.pop("annotations") is not None:
+        for told_by_the_file in ("train", "val", "test", "categories"):
+            del chosen[told_by_the_file]
+        real.append("categories, event times and splits")
+    if layout.real_background is not None:
+        real.append("audio and labels of the background-only clips")
+    clips = hashlib.sha256(layout.text.encode())
+    for order in layout.orders.values():
+        clips.update(order.tobytes())
     return {
-        "what": "Generated features, not AVE: accuracies on them are no result on AVE.",
-        "real": _real_parts(settings, layout),
+        "what": "Generated features: an accuracy on them is no result on AVE.",
+        "real": real,
+        "version": _VERSION,
         "settings": chosen,
+        "clips": clips.hexdigest(),  # tells two sets of annotations and splits apart
     }
 
 
-def _real_parts(settings: Settings, layout: Layout) -> list[str]:
-    if settings.annotations is None:
-        return []
-    parts = ["categories, event times and splits"]
-    return parts + (["audio and labels of the background-only clips"] if layout.real_background else [])
-
-
-def _is_whole(out: Path, story: dict, force: bool) -> bool:
-    """Whether `out` already holds the data of `story`. Raises UserError when something else must not be replaced."""
+def _holds(out: Path, story: dict, force: bool) -> bool:
+    """Whether `out` holds the whole data of `story`. Raises UserError where it holds data that must stay."""
     present = [name for name in _FILES if (out / name).exists()]
     if not present:
         return False
     try:
-        made = json.loads((out / MARKER).read_text(encoding="utf-8"))
+        made = json.loads((out / files.GENERATED).read_text(encoding="utf-8"))
         sizes = dict(made.pop("bytes"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         made, sizes = None, {}
-    foreign = [name for name in present if name != MARKER and (out / name).stat().st_size != sizes.get(name)]
-    if foreign:
-        raise UserError(f"{out}: holds {foreign[0]}, which was not generated here; choose another folder with --out")
+    for name in present:
+        if name != files.GENERATED and (out / name).stat().st_size != sizes.get(name):
+            raise UserError(
+                f"{out}: holds {name}, which was not generated here; choose another folder for generated data"
+            )
     if made is not None and made != story and not force:
         raise UserError(
-            f"{out}: holds data generated with other settings; add --force to replace them, or choose another folder"
+            f"{out}: holds data generated with other settings or by another version; remove the folder, replace "
+            f"them with `python -m dataset.synthetic --force ...`, or choose another folder"
         )
     return made == story and not force and len(present) == len(_FILES)
 
 
-def _feature_bytes(settings: Settings, layout: Layout) -> int:
-    clips = layout.text.count("\n") + layout.background_only + 1
-    features = settings.grid[0] * settings.grid[1] * settings.visual_dim + settings.audio_dim
-    return clips * settings.segments * features * np.dtype(settings.dtype).itemsize
+def _size(settings: Settings, layout: Layout) -> int:
+    """Bytes of the features, the labels and room for the HDF5 headers."""
+    clips = len(layout.text.splitlines()) + layout.background_only
+    cells = settings.grid[0] * settings.grid[1]
+    features = settings.segments * (cells * settings.visual_dim + settings.audio_dim)
+    return clips * features * np.dtype(settings.dtype).itemsize + clips * 2_000 + 100_000
 
 
-def _check_space(out: Path, needed: int) -> None:
-    folder = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if free < needed * 1.02:
-        raise UserError(
-            f"{out}: the generated data need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there; "
-            f"free some space, choose another folder, or ask for fewer clips or --dtype float16"
-        )
-
-
-@contextlib.contextmanager
-def _working_folder(part: Path) -> Iterator[Path]:
-    """An empty folder that no other run uses; what a killed run left there is removed, and it goes in the end."""
-    part.mkdir(exist_ok=True)
-    with open(part / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{part.parent}: another run is generating data there; wait until it ends") from None
-        for leftover in _FILES:
-            (part / leftover).unlink(missing_ok=True)
-        try:
-            yield part
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+def _put_in_place(part: Path, out: Path) -> None:
+    """Move the files of `part` to `out`, so that `out` looks whole at no time before the last move."""
+    for name in _FILES:
+        with open(part / name, "rb+") as file:
+            os.fsync(file.fileno())
+    for name in reversed(_FILES):
+        (out / name).unlink(missing_ok=True)
+    for name in _FILES:
+        os.replace(part / name, out / name)
 
 
 def _write(part: Path, settings: Settings, layout: Layout, threads: int) -> None:
-    """Write every file but the marker into `part`."""
-    (part / files.ANNOTATIONS).write_text(layout.text, encoding="utf-8")
-    annotations = labels.read_annotations(part / files.ANNOTATIONS)
-    names = labels.category_names(annotations)
+    """Write every file but `generated.json` into `part`."""
+    path = part / files.ANNOTATIONS
+    path.write_text(layout.text, encoding="utf-8")
     for split, rows in layout.orders.items():
-        _write_array(part / files.order_file(split), rows)
-    _write_array(part / files.LABELS, labels.labels_from_annotations(part / files.ANNOTATIONS, settings.segments))
-    _write_array(part / files.CLIP_LABELS, labels.clip_labels_from_annotations(part / files.ANNOTATIONS))
+        writing.write_array(part / files.order_file(split), rows)
+    writing.write_array(part / files.LABELS, labels.labels_from_annotations(path, settings.segments))
+    clip_labels = labels.clip_labels_from_annotations(path)
+    writing.write_array(part / files.CLIP_LABELS, clip_labels)
+    background = np.zeros((layout.background_only, clip_labels.shape[1]), np.float32)
+    background[:, -1] = 1
+    writing.write_array(part / files.NOISY_LABELS, background)
 
-    rng = np.random.default_rng((_WORLD, settings.seed))
-    world = planted.make_world(len(names), settings.visual_dim, settings.audio_dim, rng)
-    index = {name: i for i, name in enumerate(names)}
-
-    def event(row: int, rng: np.random.Generator) -> planted.Script:
-        told = annotations[row]
-        return planted.event_script(index[told.category], told.start, told.end, settings.segments, len(names), rng)
-
-    def background(row: int, rng: np.random.Generator) -> planted.Script:
-        return planted.background_script(settings.segments, len(names), rng)
-
-    with tqdm(total=len(annotations) + layout.background_only, desc="generating", unit="clip", disable=None) as bar:
-        clip = partial(_clip, world=world, settings=settings)
-        event_clip = partial(clip, script=event, kind=_EVENT_CLIP)
-        background_clip = partial(clip, script=background, kind=_BACKGROUND_CLIP)
-        _write_features(part, files.VISUAL, files.AUDIO, event_clip, len(annotations), settings, threads, bar)
-        _write_features(
-            part, files.NOISY_VISUAL, files.NOISY_AUDIO, background_clip, layout.background_only, settings, threads, bar
-        )
-    if layout.real_background is None:
-        only_background = np.zeros((layout.background_only, len(names) + 1), np.float32)
-        only_background[:, -1] = 1
-        _write_array(part / files.NOISY_LABELS, only_background)
-    else:
+    clips = _Clips(settings, labels.read_annotations(path))
+    with tqdm(total=len(clip_labels) + layout.background_only, desc="generating", unit="clip", disable=None) as bar:
+        for visual, audio, clip, count in (
+            (files.VISUAL, files.AUDIO, clips.with_event, len(clip_labels)),
+            (files.NOISY_VISUAL, files.NOISY_AUDIO, clips.background_only, layout.background_only),
+        ):
+            shapes = [(count, *shape) for shape in clips.shapes]
+            writing.write_features((part / visual, part / audio), shapes, settings.dtype, clip, threads, bar)
+    if layout.real_background is not None:
         for name in (files.NOISY_AUDIO, files.NOISY_LABELS):
             shutil.copyfile(layout.real_background / name, part / name)
 
 
-def _clip(
-    row: int,
-    *,
-    world: planted.World,
-    settings: Settings,
-    script: Callable[[int, np.random.Generator], planted.Script],
-    kind: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Visual [T, H, W, Dv] and audio [T, Da] features of a clip, as they are stored."""
-    streams = (np.random.default_rng((stream, settings.seed, kind, row)) for stream in (_SCRIPT, _VISUAL, _AUDIO))
-    told = script(row, next(streams))
-    visual = planted.visual_features(world, told, settings.segments, settings.grid, next(streams))
-    audio = planted.audio_features(world, told, settings.segments, next(streams))
-    return visual.astype(settings.dtype, copy=False), audio.astype(settings.dtype, copy=False)
+class _Clips:
+    """The features of each clip: visual [T, H, W, Dv] and audio [T, Da], in the type in which they are stored."""
 
+    def __init__(self, settings: Settings, annotations: list[labels.Annotation]) -> None:
+        self.settings, self.annotations = settings, annotations
+        names = labels.category_names(annotations)
+        self.index = {name: i for i, name in enumerate(names)}
+        self.world = planted.make_world(
+            len(names), settings.visual_dim, settings.audio_dim, np.random.default_rng((_WORLD, settings.seed))
+        )
+        self.shapes = (
+            (settings.segments, *settings.grid, settings.visual_dim),
+            (settings.segments, settings.audio_dim),
+        )
 
-def _write_features(
-    part: Path,
-    visual_name: str,
-    audio_name: str,
-    clip: Callable,
-    clips: int,
-    settings: Settings,
-    threads: int,
-    bar: tqdm,
-) -> None:
-    """Write a visual and an audio feature file, `clip(row)` by `clip(row)`, with few clips in memory at a time."""
-    visual_shape = (clips, settings.segments, *settings.grid, settings.visual_dim)
-    audio_shape = (clips, settings.segments, settings.audio_dim)
-    with (
-        h5py.File(part / visual_name, "w") as visual_file,
-        h5py.File(part / audio_name, "w") as audio_file,
-        ThreadPoolExecutor(threads) as pool,
-    ):
-        visual = visual_file.create_dataset(files.KEY, visual_shape, settings.dtype)
-        audio = audio_file.create_dataset(files.KEY, audio_shape, settings.dtype)
-        for row, (seen, heard) in enumerate(_in_order(pool, clip, clips, ahead=4 * threads)):
-            visual[row], audio[row] = seen, heard
-            bar.update()
+    def with_event(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        told = self.annotations[row]
+        script = planted.event_script(
+            self.index[told.category],
+            told.start,
+            told.end,
+            self.settings.segments,
+            len(self.index),
+            self._rng(_SCRIPT, _EVENT_CLIP, row),
+        )
+        return self._features(script, _EVENT_CLIP, row)
 
+    def background_only(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = self._rng(_SCRIPT, _BACKGROUND_CLIP, row)
+        script = planted.background_script(self.settings.segments, len(self.index), rng)
+        return self._features(script, _BACKGROUND_CLIP, row)
 
-def _in_order(
-    pool: ThreadPoolExecutor, clip: Callable, clips: int, ahead: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`clip(0)`, `clip(1)`, ..., computed by the pool at most `ahead` clips before they are taken."""
-    waiting = deque()
-    try:
-        for row in range(clips):
-            waiting.append(pool.submit(clip, row))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    def _features(self, script: planted.Script, kind: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+        segments, dtype = self.settings.segments, self.settings.dtype
+        visual = planted.visual_features(
+            self.world, script, segments, self.settings.grid, self._rng(_VISUAL, kind, row)
+        )
+        audio = planted.audio_features(self.world, script, segments, self._rng(_AUDIO, kind, row))
+        return visual.astype(dtype, copy=False), audio.astype(dtype, copy=False)
 
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    with h5py.File(path, "w") as file:
-        file.create_dataset(files.key_of(path.name), data=array)
+    def _rng(self, stream: int, kind: int, row: int) -> np.random.Generator:
+        return np.random.default_rng((stream, self.settings.seed, kind, row))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -460,7 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
         given["grid"] = tuple(given["grid"])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = generate(out, Settings(**given), force=force)
-    story = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    story = json.loads((folder / files.GENERATED).read_text(encoding="utf-8"))
     size = sum(story["bytes"].values())
     print(f"{folder}: generated data, {size / 1e9:.2f} GB" + "".join(f"; real: {part}" for part in story["real"]))
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.dropout import Dropout
+
 
 class AudioGuidedAttention(nn.Module):
     """Visual features [B, T, N, Dv] and audio [B, T, Da] -> attended features [B, T, Dv].
@@ -38,7 +40,7 @@ class AudioGuidedAttention(nn.Module):
             self.key = nn.Linear(visual_dim, key_dim)
             self.value = nn.Linear(visual_dim, visual_dim)
             self.norm = nn.LayerNorm(visual_dim)
-            self.dropout = nn.Dropout(dropout)
+            self.dropout = Dropout(dropout)
         # Global visual vector
         if beta:
             self.global_mean = nn.Linear(visual_dim, bottleneck)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import AudioGuidedAttention
+from model.dropout import Dropout
 from model.prediction import Prediction, WeakReading, hits, spread_category
 from model.relation import AudioVisualFusion, CrossModalRelation
 from model.suppression import ActivationSequence, SegmentGate, top_segments_mean
@@ -57,7 +58,7 @@ class SupervisedCMBS(nn.Module):
         self.time_level, self.event_level = settings.time_level, settings.event_level
         self.modalities = settings.modalities
         self.visual_projection = nn.Linear(visual_dim, visual_dim)
-        self.dropout = nn.Dropout(0.2)
+        self.dropout = Dropout(0.2)
         self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta, settings.self_attention)
         self.lstm = AudioVisualLSTM(audio_dim, visual_dim, d)
         self.visual_encoder = TemporalEncoder(2 * d, d, feedforward=1024)
@@ -151,7 +152,7 @@ class WeaklySupervisedCMBS(nn.Module):
         self.time_level, self.event_level = settings.time_level, settings.event_level
         self.modalities = settings.modalities
         self.visual_projection = nn.Linear(visual_dim, visual_dim)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = Dropout(0.1)
         self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta, settings.self_attention)
         self.visual_encoder = TemporalEncoder(visual_dim, d, feedforward=2048)
         self.audio_encoder = TemporalEncoder(audio_dim, d, feedforward=2048)

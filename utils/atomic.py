@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from utils.errors import UserError
 _FIXES = {
     errno.ENOSPC: "the disk is full: free some space and run the command again",
     errno.EDQUOT: "your disk quota is used up: free some space and run the command again",
+    errno.EFBIG: "the file is larger than this file system or your limits (`ulimit -f`) allow: choose another folder",
+    errno.EFBIG: "the file may not become that large (ulimit -f): raise the limit or choose another folder",
     errno.EACCES: "no permission to write there: choose another folder or change its permissions",
     errno.EPERM: "no permission to write there: choose another folder or change its permissions",
     errno.EROFS: "the file system is read-only: choose another folder",
@@ -37,6 +40,16 @@ def make_folder(path: str | os.PathLike) -> Path:
     except OSError as error:
         raise write_error(path, error) from error
     return path
+
+
+def require_free_space(folder: str | os.PathLike, size: int) -> None:
+    """Raise UserError when the disk of an existing `folder` has less than `size` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"{folder}: {size / 1e9:.2f} GB are needed, but only {free / 1e9:.2f} GB are free on that disk; "
+            f"free some space or choose another folder"
+        )
 
 
 @contextlib.contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 EXIT_DONE = 0
 EXIT_USER_ERROR = 2
@@ -36,7 +39,8 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
         try:
-            main(*args, **kwargs)
+            with _sigterm_interrupts():
+                main(*args, **kwargs)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USER_ERROR
@@ -49,3 +53,20 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
         return EXIT_DONE
 
     return run
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM, which batch systems send, end the block as Ctrl-C does: what cleans up after itself still does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
