@@ -95,6 +95,9 @@ class GenerateSettings(_Settings):
     test: PositiveInt
     background_only: PositiveInt
     categories: Width
+    grid: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [7, 7]  # H, W
+    visual_dim: Width = 512
+    audio_dim: Width = 128
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 

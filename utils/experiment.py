@@ -62,7 +62,7 @@ def begin(config: Config, options: Options) -> torch.device:
         logging.getLogger().setLevel(logging.WARNING)
     _log.info(story)
     if distributed.local_rank() == 0:
-        _generate_once(config.data)
+        generate_once(config.data)
     distributed.barrier()
     seed_everything(config.train.seed)
     return device
@@ -209,7 +209,8 @@ def _shard() -> Shard:
     return Shard(distributed.rank(), distributed.world())
 
 
-def _generate_once(settings: DataSettings) -> None:
+def generate_once(settings: DataSettings) -> None:
+    """Generate the data set that a config describes, unless it is there already."""
     if settings.generate is not None:
         synthetic.generate(settings.root, synthetic.Settings(**settings.generate.model_dump()))
 
