@@ -64,7 +64,7 @@ class World(NamedTuple):
 def make_world(categories: int, visual_dim: int, audio_dim: int, rng: np.random.Generator) -> World:
     """Draw the world of a data set."""
     return World(
-        objects=_patterns(categories, visual_dim, density=0.10, scale=2.6, rng=rng),
+        objects=_patterns(categories, visual_dim, density=0.10, scale=3.0, rng=rng),
         sounds=_patterns(categories, audio_dim, density=0.16, scale=0.22, rng=rng),
         scenes=_patterns(SCENES, visual_dim, density=0.12, scale=1.2, rng=rng),
         visual_rest=rng.normal(-1.0, 0.4, visual_dim).astype(np.float32),

@@ -1,7 +1,8 @@
 """The training loop and the evaluation, for any network and loss with the shape of this project's.
 
-A network has `forward(visual, audio)`, `explain` (the output and what led to it), `predict` (an output as
-segments) and `hits` (a training batch's right answers); a loss turns an output and labels into named terms.
+A network has `forward(visual, audio)`, `explain` (the output and what led to it) and `hits` (a training batch's
+right answers); a loss turns an output and labels into named terms; a reading (see `model.prediction.Reading`) turns
+an output into segments, by a threshold that it may choose on training clips.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from utils.metrics import accuracy
 from utils.recorder import Recorder
 from utils.runtime import StopRequest, autocast, naming_batch_size, random_state, restore_random_state
 
+CHOOSING_CLIPS = 1024  # 10,000 segments fix one threshold well; more would only cost time
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,7 +54,7 @@ def evaluate(network: nn.Module, batches: Batches, predict: Callable, precision:
     """Predict every clip of a split once.
 
     Args:
-        predict: (output, explanation) -> Prediction, such as the network's own `predict`.
+        predict: (output, explanation) -> Prediction: a reading, or the network's own `predict`.
         precision: float32, float64 or bfloat16.
     """
     network.eval()
@@ -96,6 +99,21 @@ class Position:
         return f"epoch {self.epoch}" + (f", step {self.step} of the next" if self.step else "")
 
 
+@torch.inference_mode()
+def choose_threshold(network: nn.Module, batches: Batches, reading: Any, precision: str) -> None:
+    """Let a reading that needs a threshold choose it on training clips, at most CHOOSING_CLIPS of them."""
+    network.eval()
+    parts, clips = [], 0
+    for batch in batches.epoch(0):
+        with autocast(batches.device, precision):
+            output, explanation = network.explain(batch.visual, batch.audio)
+        parts.append(reading.scores(output, explanation, batch.labels).float().cpu())
+        clips += len(batch.clips)
+        if clips >= CHOOSING_CLIPS:
+            break
+    reading.choose(torch.cat(distributed.everyones(torch.cat(parts))))
+
+
 class Training:
     """One training run: everything that changes while it goes on, and how it is saved and restored."""
 
@@ -103,12 +121,14 @@ class Training:
         self,
         network: nn.Module,
         loss: nn.Module,
+        reading: Any,
         batches: dict[str, Batches],
         config: Config,
         recorder: Recorder,
     ) -> None:
         settings = config.train
-        self.network, self.loss, self.batches, self.config, self.recorder = network, loss, batches, config, recorder
+        self.network, self.loss, self.reading, self.batches = network, loss, reading, batches
+        self.config, self.recorder = config, recorder
         self.device = next(network.parameters()).device
         self.forward = distributed.parallel(network)
         # One fused kernel for all parameters: the same mathematics as the authors' Adam.
@@ -190,6 +210,7 @@ class Training:
             "network": self.network.state_dict(),
             "epoch": self.position.epoch,
             "metrics": metrics,
+            "reading": self.reading.state(),
         }
         if distributed.rank() == 0:
             checkpoint.save(self.recorder.folder / name, content | more)
@@ -209,13 +230,14 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
                 raise ValueError(f"{name} of parameter {index} has shape {list(value.shape)}")
 
 
-def fit(training: Training, predict: Callable) -> dict[str, dict[str, float]]:
+def fit(training: Training) -> dict[str, dict[str, float]]:
     """Train to the last epoch, evaluating, recording and saving after each.
 
     Returns, for each protocol's choosing split ("test": the authors' protocol, "val": the validation protocol), the
     numbers of the epoch that it chose. Raises Interrupted when asked to stop; the state is saved then.
     """
     settings, batches = training.config.train, training.batches
+    network, reading = training.network, training.reading
     if training.position.step == 0:
         training.save_best()
     with StopRequest().listening() as stop:
@@ -224,11 +246,13 @@ def fit(training: Training, predict: Callable) -> dict[str, dict[str, float]]:
             means = train_one_epoch(training, epoch, stop)
             metrics: dict[str, Any] = {"epoch": epoch, **means, "learning_rate": training.scheduler.get_last_lr()[0]}
             if epoch % settings.eval_freq == 0 or epoch == settings.n_epoch:
+                if reading.chooses:
+                    choose_threshold(network, batches["train"], reading, settings.precision)
                 for split in ("val", "test"):
                     if distributed.anywhere(stop):
                         training.save({"epoch": training.position.epoch})
                         _stop(training)
-                    result = evaluate(training.network, batches[split], predict, settings.precision)
+                    result = evaluate(network, batches[split], reading, settings.precision)
                     metrics[f"{split}_accuracy"] = result.accuracy
                 _choose_best(training.position.best, metrics)
             metrics["seconds"] = training.seconds()

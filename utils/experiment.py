@@ -12,14 +12,16 @@ import torch
 from torch import nn
 
 from dataset import files, synthetic
-from dataset.ave import AVEDataset
+from dataset.ave import AVEDataset, WeakAVEDataset
+from dataset.check import require_trainable
 from dataset.labels import clip_names
 from dataset.loading import Shard, place
+from model.prediction import Reading
 from utils import checkpoint, distributed, provenance, results
 from utils import config as configs
 from utils.cli import Options
 from utils.config import Config, DataSettings
-from utils.engine import Position, Training, evaluate, fit, protocol_lines
+from utils.engine import Position, Training, choose_threshold, evaluate, fit, protocol_lines
 from utils.errors import UserError
 from utils.metrics import right_category_everywhere
 from utils.recorder import Recorder, Spectator, log_to_terminal
@@ -27,7 +29,8 @@ from utils.runtime import choose_device, dtype_of, keep_freed_memory, named_gpus
 
 # A resumed run may differ from the one before in these; in anything else it would be another run.
 _MAY_CHANGE = ("data.root", "data.features", "data.workers", "data.generate", "train.n_epoch", "train.print_freq",
-               "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref", "eval.")  # fmt: skip
+               "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref", "eval.split",
+               "eval.test_batch_size", "eval.exclude_leaked")  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +41,7 @@ class Experiment(NamedTuple):
     network: nn.Module
     loss: nn.Module
     dataset: type[AVEDataset]
-    predict: Callable  # (output, explanation) -> Prediction
-    reading: str  # what `predict` does, in words, for the results
+    reading: Reading  # how an output becomes segments
     load_official: Callable  # loads an authors' state_dict into the network
     official_files: tuple[str, ...]  # names that the authors' checkpoint of this setting goes by
 
@@ -90,16 +92,18 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
         else:
             config = distributed.of_first(lambda: _config_to_go_on(config, options, content, path))
     folder = Path(config.train.snapshot_pref)
+    weak = issubclass(experiment.dataset, WeakAVEDataset)
+    require_trainable(config.data.root, weak)
     datasets = {split: experiment.dataset(config.data.root, split, dtype) for split in files.SPLITS}
     _check_fits(datasets["train"], config)
     if distributed.rank() == 0:
-        recorder = Recorder(folder, provenance.fingerprint(config.data.root), new=state is None)
+        recorder = Recorder(folder, provenance.fingerprint(config.data.root, weak), new=state is None)
     else:
         recorder = Spectator(folder)
     try:
         sizes = {split: config.eval.test_batch_size for split in datasets} | {"train": config.train.batch_size}
         batches = place(datasets, config.data, sizes, device, dtype, config.train.seed, _shard())
-        training = Training(network, experiment.loss, batches, config, recorder)
+        training = Training(network, experiment.loss, experiment.reading, batches, config, recorder)
         seed_process(config.train.seed)
         if state is not None:
             training.restore(state)
@@ -112,7 +116,7 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
             f"training {type(network).__name__} ({sum(p.numel() for p in network.parameters()):,} parameters) on "
             f"{len(datasets['train'])} clips; everything is recorded in {folder}"
         )
-        best = fit(training, experiment.predict)
+        best = fit(training)
         for line in protocol_lines(best):
             _log.info(line)
     finally:
@@ -147,12 +151,14 @@ def _check_goes_on(position: Position, config: Config, path: Path) -> None:
 
 def _test(experiment: Experiment, config: Config, options: Options, device: torch.device, path: Path) -> None:
     content = _load_weights(experiment, config, path)
+    _settle(experiment, config, content, device)
     split = config.eval.split
+    require_trainable(config.data.root, weak=False, splits=(split,))
     dataset = AVEDataset(config.data.root, split, dtype_of(config.train.precision))
     _check_fits(dataset, config)
     sizes = {split: config.eval.test_batch_size}
     batches = place({split: dataset}, config.data, sizes, device, dataset.dtype, seed=0, shard=_shard())
-    result = evaluate(experiment.network, batches[split], experiment.predict, config.train.precision)
+    result = evaluate(experiment.network, batches[split], experiment.reading, config.train.precision)
     ceiling = right_category_everywhere(result.target, background=dataset.categories)
     metrics: dict[str, Any] = {
         "accuracy": result.accuracy,
@@ -160,7 +166,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         "segments": result.target.numel(),
         "split": split,
         "right_category_everywhere": ceiling,
-        "reading": experiment.reading,
+        "reading": experiment.reading.description,
         "checkpoint": str(path),
         "epoch": content.get("epoch"),
     }
@@ -169,9 +175,24 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         results.write(folder, metrics, result, dataset.rows, clip_names(config.data.root, dataset.categories))
     chosen = f", epoch {content['epoch']}" if checkpoint.is_ours(content) else ""
     _log.info(f"{path}{chosen}: {split} accuracy {result.accuracy:.2f} % over {metrics['clips']} clips "
-              f"({metrics['segments']} segments); {experiment.reading}")  # fmt: skip
+              f"({metrics['segments']} segments); {experiment.reading.description}")  # fmt: skip
     _log.info(f"naming the right category in every segment would give {ceiling:.2f} %")
     _log.info(f"results: {folder / results.METRICS}, {folder / results.PREDICTIONS}")
+
+
+def _settle(experiment: Experiment, config: Config, content: dict[str, Any], device: torch.device) -> None:
+    """Give the reading its threshold: the checkpoint's, else one chosen on the training split."""
+    reading = experiment.reading
+    reading.restore(content.get("reading", {}) if checkpoint.is_ours(content) else {})
+    if reading.chooses and reading.threshold is None:
+        _log.info("the checkpoint holds no threshold for this reading: choosing one on the training split")
+        dataset = experiment.dataset(config.data.root, "train", dtype_of(config.train.precision))
+        _check_fits(dataset, config)
+        sizes = {"train": config.eval.test_batch_size}
+        # Streamed: a part of the split is enough.
+        data = config.data.model_copy(update={"features": "stream"})
+        batches = place({"train": dataset}, data, sizes, device, dataset.dtype, config.train.seed, _shard())
+        choose_threshold(experiment.network, batches["train"], reading, config.train.precision)
 
 
 def _shard() -> Shard:
@@ -222,22 +243,20 @@ def _load_weights(experiment: Experiment, config: Config, path: Path) -> dict[st
             raise UserError(f"{path}: {error}") from error
         return content
     theirs = configs.build(content["config"], source=f"{path}, its config")
+    if theirs.model.name != config.model.name:
+        main = configs.MAINS[theirs.model.name]
+        raise UserError(f"{path}: is a checkpoint of the other setting ({theirs.model.name}); {main} reads it")
     differing = [line for line in configs.difference(config, theirs) if line.startswith("model.")]
     if differing:
         raise UserError(
-            f"{path}: holds another network than {options_name(config)} describes: {'; '.join(differing)}; "
-            f"use the config it was trained with"
+            f"{path}: holds another network than the config describes: {'; '.join(differing)}; "
+            f"name the config it was trained with by --config"
         )
     try:
         experiment.network.load_state_dict(content["network"])
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its weights are damaged ({error}); use another checkpoint of the run") from error
     return content
-
-
-def options_name(config: Config) -> str:
-    """How an error calls the config at hand."""
-    return f"the config of {config.model.name}"
 
 
 def _check_same_run(config: Config, content: dict[str, Any], path: Path) -> None:

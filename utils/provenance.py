@@ -21,17 +21,13 @@ from typing import Any
 import torch
 
 from dataset import files
+from dataset.folder import EVERY_FILE, WEAK_FILES
 from utils import config as configs
 from utils.errors import UserError
 
 FILE = "run.json"
 
 _PACKAGES = ("torch", "numpy", "h5py", "pydantic", "tensorboard", "tqdm")
-_DATA_FILES = (
-    *(files.VISUAL, files.AUDIO, files.LABELS, files.CLIP_LABELS, files.ANNOTATIONS),
-    *(files.order_file(split) for split in files.SPLITS),
-    *(files.NOISY_VISUAL, files.NOISY_AUDIO, files.NOISY_LABELS),
-)
 _HASHED_BYTES = 64 * 2**20  # up to this size a file's content is hashed too; the visual features are larger
 
 _Difference = tuple[str, Any, Any]  # what differs, here, there
@@ -70,15 +66,15 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
 
-def fingerprint(root: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """Size, shape and type of each file of a data folder, and the SHA-256 of all but the large ones.
+def fingerprint(root: str | os.PathLike, weak: bool) -> dict[str, dict[str, Any]]:
+    """Size, shape and type of each file that a setting reads, and the SHA-256 of all but the large ones.
 
     Raises UserError (see `dataset.files`) for a file that is not what its name says.
     """
     prints = {}
-    for name in _DATA_FILES:
+    for name in EVERY_FILE:
         path = Path(root) / name
-        if not path.exists():
+        if (name in WEAK_FILES and not weak) or not path.exists():
             continue
         found: dict[str, Any] = {"bytes": path.stat().st_size}
         if name != files.ANNOTATIONS:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import random
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -41,13 +42,15 @@ def named_gpus(gpu: str | None) -> list[int]:
 
     Empty for "cpu", and on a machine without GPUs. Raises UserError for one that isn't there.
     """
+    if gpu is not None and not re.fullmatch(r"cpu|\d+(,\d+)*", gpu):
+        raise UserError(f"--gpu {gpu}: is not the number of a GPU, nor several with commas, nor cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu == "cpu" or count == 0:
         return []
     if gpu is None:
         return list(range(count if distributed.is_member() else 1))
-    numbers = [int(number) if number.strip().isdecimal() else -1 for number in gpu.split(",")]
-    if not all(0 <= number < count for number in numbers) or len(set(numbers)) < len(numbers):
+    numbers = [int(number) for number in gpu.split(",")]
+    if not all(number < count for number in numbers) or len(set(numbers)) < len(numbers):
         raise UserError(f"--gpu {gpu}: this machine has GPUs 0 to {count - 1}; name one, several as 0,1, or cpu")
     return numbers
 
