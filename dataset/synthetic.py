@@ -131,8 +131,8 @@ def _holds(out: Path, story: dict, force: bool) -> bool:
             )
     if made is not None and made != story and not force:
         raise UserError(
-            f"{out}: holds data generated with other settings; replace them with "
-            f"`python -m dataset.synthetic --force ...`, or choose another folder"
+            f"{out}: holds data generated with other settings or by another version; remove the folder, replace "
+            f"them with `python -m dataset.synthetic --force ...`, or choose another folder"
         )
     return made == story and not force and len(present) == len(_FILES)
 

@@ -15,6 +15,7 @@ _FIXES = {
     errno.ENOSPC: "the disk is full: free some space and run the command again",
     errno.EDQUOT: "your disk quota is used up: free some space and run the command again",
     errno.EFBIG: "the file is larger than this file system or your limits (`ulimit -f`) allow: choose another folder",
+    errno.EFBIG: "the file may not become that large (ulimit -f): raise the limit or choose another folder",
     errno.EACCES: "no permission to write there: choose another folder or change its permissions",
     errno.EPERM: "no permission to write there: choose another folder or change its permissions",
     errno.EROFS: "the file system is read-only: choose another folder",

@@ -7,8 +7,11 @@ authors' files are a bare state_dict (see `model.official`).
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import pickletools
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -27,13 +30,11 @@ def save(path: str | os.PathLike, content: dict[str, Any]) -> None:
 
     Raises UserError when the disk is full or the folder can't be written; the older file stays.
     """
-    try:
-        with atomic_path(path) as part:
-            torch.save({"format": FORMAT, **content}, part)
-    except RuntimeError as error:  # torch's own writer hides the operating system's reason
-        raise UserError(
-            f"{path}: could not be written ({error}); is the disk full? The checkpoint from before is whole"
-        ) from error
+    # torch's own writer to a file hides the operating system's reason when the disk is full.
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
+    with atomic_path(path) as part:
+        part.write_bytes(buffer.getbuffer())
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
@@ -42,18 +43,26 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     Raises UserError that says what the file is instead: missing, truncated, with code in it, or no checkpoint.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint; `--resume` takes a file, or last for the run's own")
-    if not path.is_file():
-        raise UserError(f"{path}: is a folder, not a checkpoint; name the file in it, such as {path / BEST}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        size = path.stat().st_size
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, not a checkpoint; name the file in it, such as {path / BEST}")
+        with open(path, "rb") as file:
+            head = file.read(64).lstrip().lower()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint; `--resume` takes a file, or last for the run's own") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{str(path)!r}: is not a file name ({error})") from error
+    try:
+        _check_sums(path, head)
+        with warnings.catch_warnings(action="ignore"):  # advice on how to load unsafely
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise UserError(f"{path}: claims to be larger than memory; it is damaged, or not a checkpoint") from None
-    except Exception as error:  # a damaged file makes torch's readers fail in any way
-        raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
+    except Exception as error:  # a damaged file makes torch's and Python's readers fail in any way
+        raise UserError(f"{path}: {_why_unreadable(path, size, head, error)}") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
     if is_ours(content):
@@ -77,21 +86,58 @@ def _check_ours(path: Path, content: dict[str, Any]) -> None:
             raise UserError(f"{path}: is damaged: its {key!r} is not there; use another checkpoint of the run")
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
-    with open(path, "rb") as file:
-        head = file.read(64).lstrip().lower()
+def _check_sums(path: Path, head: bytes) -> None:
+    """Raise ValueError when a part of a zip, torch's format, doesn't have its checksum: torch.load doesn't look."""
+    if head.startswith(b"pk"):
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise ValueError(f"checksum of {damaged}")
+
+
+def _why_unreadable(path: Path, size: int, head: bytes, error: Exception) -> str:
     if not head:
         return "is empty; use another checkpoint of the run"
     if head.startswith((b"<!doctype", b"<html")):
         return "is an HTML page, not a checkpoint (Google Drive's quota page?); download it again"
-    if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower() and _names_code(error):
-        return f"holds code ({_names_code(error)}), which is not run; ask its author for a file with tensors only"
+    if isinstance(error, pickle.UnpicklingError) and (code := _code_in(path, error)):
+        return f"holds code ({code}), which is not run; ask its author for a file with tensors only"
+    if "TorchScript" in str(error):
+        return "is a TorchScript archive, not a checkpoint; ask its author for the state_dict"
     if head.startswith(b"pk") and not zipfile.is_zipfile(path):
-        return "is truncated; copy or download it again, or use another checkpoint of the run"
-    return f"is damaged or not a checkpoint ({type(error).__name__}); use another checkpoint of the run"
+        return f"is truncated ({size:,} bytes are there); copy or download it again, or use another checkpoint"
+    if head.startswith(b"pk"):
+        return f"is damaged ({_short(error)}); copy or download it again, or use another checkpoint of the run"
+    return f"is not a checkpoint ({_short(error)}); name one that this project or the authors wrote"
 
 
-def _names_code(error: Exception) -> str:
-    """The function or class that an untrusted pickle asked for, from torch's message."""
+def _short(error: Exception) -> str:
+    """What an error says, without torch's advice to load the file unsafely."""
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text[:100]}" if text else type(error).__name__
+
+
+def _code_in(path: Path, error: Exception) -> str:
+    """The function or class that a refused pickle asks for: from torch's message, else read off the pickle."""
     words = str(error).split("GLOBAL ")
-    return words[1].split()[0] if len(words) > 1 else ""
+    if len(words) > 1:
+        return words[1].split()[0]
+    strings: list[str] = []
+    try:
+        for operation, argument, _ in pickletools.genops(_pickle_of(path)):  # reads, and runs nothing
+            if operation.name in ("GLOBAL", "INST"):
+                return argument.replace(" ", ".")
+            if operation.name == "STACK_GLOBAL":
+                return ".".join(strings[-2:])
+            if isinstance(argument, str):
+                strings.append(argument)
+    except Exception:  # a damaged pickle
+        return ""
+    return ""
+
+
+def _pickle_of(path: Path) -> bytes:
+    if not zipfile.is_zipfile(path):
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        return file.read(next(name for name in file.namelist() if name.endswith("/data.pkl")))

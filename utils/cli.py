@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -29,6 +30,10 @@ _SETTINGS: dict[str, tuple[str, str, type, str]] = {
 }
 
 
+# Flags that say how to train, which an evaluation has no use for. (--print_freq stands in the authors' test scripts.)
+_TRAINING_ONLY = ("--n_epoch", "--batch_size", "--lr", "--clip_gradient", "--weight_decay", "--eval_freq")
+
+
 class Options(NamedTuple):
     """What a command line says besides settings."""
 
@@ -38,6 +43,7 @@ class Options(NamedTuple):
     evaluate: bool
     output: str | None  # where an evaluation writes
     named: frozenset[str]  # the settings that flags gave, as "train.lr"
+    command: list[str]  # the command line itself
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,6 +56,18 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (all flags: python {self.prog} --help)")
 
 
+class _Once(argparse.Action):
+    """Store a value; the same flag again, with another value, is an error."""
+
+    given: str | None = None
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, value: Any, flag: str | None = None) -> None:
+        if self.given not in (None, value):
+            raise argparse.ArgumentError(self, f"stands there twice, with {self.given} and {value}; leave one out")
+        self.given = value
+        setattr(namespace, self.dest, value)
+
+
 def parse(argv: Sequence[str] | None, description: str, config: str, model: str) -> tuple[Config, Options]:
     """Read the command line and the JSON that it names.
 
@@ -60,6 +78,7 @@ def parse(argv: Sequence[str] | None, description: str, config: str, model: str)
     Raises UserError for unknown or contradictory flags and whatever `utils.config` finds.
     """
     parser = _Parser(description=description, allow_abbrev=False)
+    parser.register("action", None, _Once)
     parser.add_argument("--config", default=config, metavar="JSON", help=f"settings (default: {config})")
     parser.add_argument("--gpu", help="GPU number, several with commas, or cpu (default: the first GPU, if any)")
     parser.add_argument("--resume", metavar="FILE", help='checkpoint to start from, or "last": go on with the run')
@@ -69,6 +88,12 @@ def parse(argv: Sequence[str] | None, description: str, config: str, model: str)
         names = ("-b", flag) if flag == "--batch_size" else (flag,)
         parser.add_argument(*names, dest=key, type=kind, default=None, metavar=kind.__name__.upper(), help=text)
     values = vars(parser.parse_args(argv))
+    for flag in _TRAINING_ONLY:
+        if values["evaluate"] and values[_SETTINGS[flag][1]] is not None:
+            more = " (its batches are --test_batch_size)" if flag == "--batch_size" else ""
+            raise UserError(f"--evaluate trains nothing, so {flag} contradicts it{more}; leave one of the two out")
+    for flag in ("config", "resume", "output"):
+        _check_path(f"--{flag}", values[flag])
 
     sections = configs.read_json(values["config"])
     named: set[str] = set()
@@ -79,13 +104,23 @@ def parse(argv: Sequence[str] | None, description: str, config: str, model: str)
             _check_flag(flag, section, key, values[key])
     settings = configs.build(sections, source=values["config"])
     if settings.model.name != model:
-        other = "weak_main.py" if model == configs.SUPERVISED else "supv_main.py"
         raise UserError(
-            f"{values['config']}: describes {settings.model.name}, which {other} trains; this is for {model}"
+            f"{values['config']}: describes {settings.model.name}, which {configs.MAINS[settings.model.name]} trains; "
+            f"this is for {model}"
         )
     return settings, Options(
-        values["config"], values["gpu"], values["resume"], values["evaluate"], values["output"], frozenset(named)
+        **{name: values[name] for name in ("config", "gpu", "resume", "evaluate", "output")},
+        named=frozenset(named),
+        command=["python", parser.prog, *(sys.argv[1:] if argv is None else argv)],
     )
+
+
+def _check_path(flag: str, path: str | None) -> None:
+    if path is not None:
+        try:
+            configs.file_name(path)
+        except ValueError as error:
+            raise UserError(f"{flag} {path!r} {error}") from error
 
 
 def _check_flag(flag: str, section: str, key: str, value: Any) -> None:

@@ -13,11 +13,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from utils.errors import UserError
 
 SUPERVISED, WEAK = "supv_main_model", "weak_main_model"  # the authors' names
+MAINS = {SUPERVISED: "supv_main.py", WEAK: "weak_main.py"}
 
 # Where the two settings differ; everything else has one default, below.
 _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -31,8 +32,29 @@ _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+# Bounds far above anything of use: a number that torch or HDF5 can't even take is named here, with its key.
 Fraction = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+Width = Annotated[int, Field(gt=0, le=2**14)]
+Strength = Annotated[float, Field(ge=0, le=1e6)]
+
+
+def file_name(name: str) -> str:
+    """`name`, where a file or folder can have it; else raises ValueError that says why not."""
+    if not name:
+        raise ValueError("is not a file name: it is empty")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise ValueError("is not a file name: it holds half a character") from None
+    if "\0" in name:
+        raise ValueError("is not a file name: it holds a zero character")
+    if len(os.fsencode(name)) > 4000 or any(len(os.fsencode(part)) > 255 for part in Path(name).parts):
+        raise ValueError("is not a file name: it is too long")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(file_name)]
 
 
 class _Settings(BaseModel):
@@ -44,13 +66,18 @@ class ModelSettings(_Settings):
     """The network. The first seven keys are those of the authors' JSON files."""
 
     name: Literal["supv_main_model", "weak_main_model"]
-    video_inputdim: Annotated[int, Field(gt=0, multiple_of=4)] = 512  # Dv: channels of a visual grid cell
-    audio_inputdim: PositiveInt = 128  # Da: length of a segment's audio feature
-    d_model: Annotated[int, Field(gt=0, multiple_of=4)] = 256  # width of everything after the attention
+    video_inputdim: Annotated[Width, Field(multiple_of=4)] = 512  # Dv: channels of a visual grid cell
+    audio_inputdim: Width = 128  # Da: length of a segment's audio feature
+    d_model: Annotated[Width, Field(multiple_of=4)] = 256  # width of everything after the attention
     alpha: Fraction  # strength of time-level suppression
-    gamma: Annotated[float, Field(ge=0)]  # strength of event-level suppression
-    beta: Annotated[float, Field(ge=0)]  # strength of the global visual gate in the attention
-    categories: PositiveInt = 28  # C: event categories, background not counted
+    gamma: Strength  # strength of event-level suppression
+    beta: Strength  # strength of the global visual gate in the attention
+    categories: Width = 28  # C: event categories, background not counted
+    # Ablations: parts of the network that can be left out, with their weights.
+    self_attention: bool = True  # over the grid's cells; false: Y = X
+    time_level: bool = True  # false: no segment gates, nothing is suppressed in time (the gate is 1 everywhere)
+    event_level: bool = True  # false: no class activation sequence of a single modality, and what it multiplies or adds
+    modalities: Literal["both", "audio", "visual"] = "both"  # of one only: the other's features are zero
 
     @model_validator(mode="before")
     @classmethod
@@ -67,32 +94,38 @@ class GenerateSettings(_Settings):
     val: PositiveInt
     test: PositiveInt
     background_only: PositiveInt
-    categories: PositiveInt
-    seed: Annotated[int, Field(ge=0)] = 0
+    categories: Width
+    grid: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [7, 7]  # H, W
+    visual_dim: Width = 512
+    audio_dim: Width = 128
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class DataSettings(_Settings):
-    root: str = "data"  # the folder of the feature files
+    root: FolderName = "data"  # the folder of the feature files
     # Where the features live during a run: `device` (GPU memory), `host` (main memory), `stream` (read in
     # shuffled blocks, for data larger than memory), `loader` (a worker DataLoader, as the authors do), or
     # `auto`: the first of device, host and stream that fits.
     features: Literal["auto", "device", "host", "stream", "loader"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 2  # reading threads (`loader`: worker processes)
+    workers: Annotated[int, Field(ge=0, le=256)] = 2  # reading threads (`loader`: worker processes)
     generate: GenerateSettings | None = None  # demo configs only: generate the data set if it isn't there
 
 
 class TrainSettings(_Settings):
     n_epoch: PositiveInt = 200
     batch_size: PositiveInt = 64  # clips a step; the last, shorter batch is kept
-    lr: Annotated[float, Field(gt=0)]  # of Adam
+    lr: Annotated[float, Field(gt=0, le=1e3)]  # of Adam
     milestones: list[PositiveInt]  # epochs after which the learning rate is multiplied by lr_decay
     lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.5
     clip_gradient: Annotated[float, Field(gt=0)] | None = 0.5  # largest global gradient norm; null: no clipping
     # Adam's L2 penalty. Quirk: the authors' flag of this name is parsed and never used, hence 0.
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Strength = 0.0
+    # Supervised only: weights of the two auxiliary losses in the total; 0 leaves one out.
+    gate_loss: Strength = 1.0
+    av_category_loss: Strength = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     precision: Literal["float32", "float64", "bfloat16"] = "float32"  # float64 is the authors' arithmetic
-    snapshot_pref: Annotated[str, Field(min_length=1)]  # the run folder
+    snapshot_pref: FolderName  # the run folder
     print_freq: PositiveInt = 20  # steps between two looks at the loss on a GPU, and between TensorBoard points
     eval_freq: PositiveInt = 1  # epochs between two evaluations
     save_every_minutes: Annotated[float, Field(gt=0)] | None = None  # also save within an epoch; null: only after it
@@ -102,8 +135,9 @@ class TrainSettings(_Settings):
 class EvalSettings(_Settings):
     split: Literal["train", "val", "test"] = "test"
     test_batch_size: PositiveInt = 16
-    # Weak only. null is the authors' reading: every segment of a clip has the clip's category. A number makes
-    # the segments whose gate is not above it background.
+    # Weak only: what says where in a clip its event is, see model/prediction.py. `authors`: the event is everywhere.
+    localize: Literal["authors", "gate", "activation", "background", "relative"] = "authors"
+    # Weak only: segments whose gate is not above this are background; null with `gate`: chosen on training clips.
     gate_threshold: Fraction | None = None
     exclude_leaked: bool = False  # also report accuracy without test clips whose video is in the training split
 
@@ -124,6 +158,33 @@ class Config(_Settings):
         recipe = _RECIPES.get(_hashable(values["model"].get("name")), {}).get("train", {})
         train = values.get("train", {})
         return {**values, "train": {**recipe, **train}} if isinstance(train, dict) else values
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Config:
+        """Raise for settings that contradict each other, or whose effect somebody wanted and would not get."""
+        generated = self.data.generate
+        if generated is not None and generated.categories != self.model.categories:
+            raise ValueError(
+                f"data.generate.categories is {generated.categories} and model.categories {self.model.categories}: "
+                f"set both to the same number"
+            )
+        if self.model.name == WEAK:
+            for key in ("gate_loss", "av_category_loss"):
+                if getattr(self.train, key) != 1:
+                    raise ValueError(f"'train.{key}' is {getattr(self.train, key)}: the weak network has no such loss")
+        elif self.eval.gate_threshold is not None:
+            raise ValueError(
+                f"'eval.gate_threshold' is {self.eval.gate_threshold}: it is for the weak network ({WEAK})"
+            )
+        elif self.eval.localize != "authors":
+            raise ValueError(f"'eval.localize' is {self.eval.localize!r}: it is for the weak network ({WEAK})")
+        if self.eval.gate_threshold is not None and self.eval.localize not in ("authors", "gate"):
+            raise ValueError(f"'eval.gate_threshold' is not for 'eval.localize' {self.eval.localize!r}; remove one")
+        if self.eval.exclude_leaked and self.eval.split == "train":
+            raise ValueError("'eval.exclude_leaked' would leave out every clip of the training split")
+        if self.eval.localize == "gate" and not self.model.time_level:
+            raise ValueError("'eval.localize' is 'gate', but without 'model.time_level' there is no gate")
+        return self
 
 
 def _hashable(name: Any) -> Any:
@@ -217,13 +278,16 @@ def _explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
     problem = error.errors(include_url=False)[0]
     where = [str(part) for part in problem["loc"]]
     key = ".".join(where) or "the config"
+    if problem["type"] == "value_error" and not where:
+        return str(problem["ctx"]["error"])
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {_nearest_key(where, root)}"
     if problem["type"] == "missing":
         return f"{key!r} is missing"
     if problem["type"] == "model_type" or problem["type"] == "model_attributes_type":
         return f"{key!r} must be a JSON object, not {_short(problem['input'])}"
-    return f"{key!r} is {_short(problem['input'])}: {_lower_first(problem['msg'])}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key!r} is {_short(problem['input'])}: {_lower_first(message)}" if where else message
 
 
 def _nearest_key(where: list[str], root: type[BaseModel]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 EXIT_DONE = 0
 EXIT_USER_ERROR = 2
@@ -26,6 +29,14 @@ class Interrupted(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has saved its state: exit code 130."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, Python's or torch's, says that the machine's or the device's memory is used up."""
+    said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    )
+
+
 def command(main: Callable[..., None]) -> Callable[..., int]:
     """Wrap a command-line `main` so that it returns the exit codes that this project promises.
 
@@ -36,7 +47,8 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
         try:
-            main(*args, **kwargs)
+            with _sigterm_interrupts():
+                main(*args, **kwargs)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USER_ERROR
@@ -46,6 +58,32 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print(
+                "error: out of memory; end other programs or ask for less: for a training that is data.features = "
+                '"stream", smaller batches or a narrower network',
+                file=sys.stderr,
+            )
+            return EXIT_USER_ERROR
         return EXIT_DONE
 
     return run
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM, which batch systems send, end the block as Ctrl-C does: what cleans up after itself still does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,22 +1,32 @@
-"""The run folder: resolved config, log, one JSON line an epoch, TensorBoard events."""
+"""The run folder: resolved config, how the run was made, log, one JSON line an epoch, TensorBoard events.
+
+python -m utils.recorder compare RUN RUN    # what differs between two run folders
+"""
 
 from __future__ import annotations
 
+import argparse
+import errno
 import fcntl
 import json
 import logging
+import operator
+import os
 import sys
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from utils import provenance
 from utils.atomic import make_folder, write_error, write_text
 from utils.checkpoint import BEST, LAST
 from utils.config import Config
-from utils.errors import UserError
+from utils.errors import UserError, command
 
 METRICS = "metrics.jsonl"
+_CHOSEN = ("epoch", "val_accuracy", "test_accuracy")
 
 _log = logging.getLogger(__name__)
 
@@ -30,61 +40,154 @@ def log_to_terminal() -> None:
     root.setLevel(logging.INFO)
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that stops the run when it can't be written, where logging would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        raise write_error(self.baseFilename, error) if isinstance(error, OSError) else error
+
+
 class Recorder:
     """Owns a run folder while a run writes to it.
 
+    Making one takes hold of the folder and looks whether the run may be recorded there; `begin` writes.
+
     Args:
         folder: the run folder; made if it isn't there.
-        config: written as `config.json`.
-        epochs_done: None starts a new run and refuses a folder that holds one; a number goes on after that epoch
-            and drops what a killed run wrote about later ones.
+        data: fingerprint of the run's data (see `provenance.fingerprint`).
+        new: whether the run is new, and must not find another one there, or goes on.
 
     Raises:
-        UserError: the folder holds a run already, another process writes to it, or it can't be written.
+        UserError: the folder holds a run already, another process writes to it, it can't be written, or the run
+            that is to go on was made from other data.
     """
 
-    def __init__(self, folder: Path, config: Config, epochs_done: int | None = None) -> None:
-        self.folder = make_folder(folder)
+    def __init__(self, folder: Path, data: dict[str, Any], new: bool) -> None:
+        self.folder, self.data = make_folder(folder), data
         self._lock = _lock(self.folder)
-        if epochs_done is None and any((self.folder / name).exists() for name in (METRICS, LAST, BEST)):
-            raise UserError(
-                f"{folder}: holds a run already ({_epochs(self.folder / METRICS)} epochs); go on with it by "
-                f"--resume last, or choose another folder with --snapshot_pref"
-            )
-        write_text(self.folder / "config.json", json.dumps(config.model_dump(), indent=2) + "\n")
-        self._drop_after(epochs_done or 0)
-        self._writer = SummaryWriter(str(self.folder))
-        self._handler = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._writer: SummaryWriter | None = None
+        try:
+            self._earlier_starts = [] if new else self._starts_on_this_data()
+            if new:
+                self._check_free()
+        except BaseException:
+            self._lock.close()
+            raise
+        # What is logged before `begin` belongs in the log too.
+        self._handler: logging.Handler = MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL)
         logging.getLogger().addHandler(self._handler)
 
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        """Append an epoch's line to `metrics.jsonl` and its numbers to TensorBoard."""
+    def begin(self, config: Config, start: dict[str, Any], epochs_done: int, steps_done: int) -> None:
+        """Write `config.json` and `run.json`; drop what a killed run wrote about later epochs and steps.
+
+        Args:
+            config: as resolved.
+            start: how this process computes (see `provenance.this_start`).
+            epochs_done, steps_done: where the run goes on, both counted from its first; 0 for a new one.
+        """
+        write_text(self.folder / "config.json", json.dumps(config.model_dump(), indent=2) + "\n")
+        story = {"data": self.data, "starts": [*self._earlier_starts, start]}
+        write_text(self.folder / provenance.FILE, json.dumps(story, indent=2) + "\n")
+        self._drop_after(epochs_done)
+        early = self._handler
+        try:
+            # Everything in TensorBoard stands at its training step, so that one number says what to purge.
+            self._writer = SummaryWriter(str(self.folder), purge_step=steps_done + 1)
+            self._handler = _LogFile(self.folder / "log.txt", encoding="utf-8")
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger().addHandler(self._handler)
+        logging.getLogger().removeHandler(early)
+        early.setTarget(self._handler)
+        early.close()
+
+    def epoch(self, metrics: dict[str, Any], step: int) -> None:
+        """Append an epoch's line to `metrics.jsonl` and its numbers to TensorBoard; `step` was its last."""
         try:
             with open(self.folder / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(metrics) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise write_error(self.folder / METRICS, error) from error
-        for name, value in _flat(metrics).items():
-            self._writer.add_scalar(f"epoch/{name}", value, metrics["epoch"])
+        self.step(_flat(metrics), step, group="epoch")
 
-    def step(self, values: dict[str, float], step: int) -> None:
-        """Add a training step's numbers to TensorBoard."""
-        for name, value in values.items():
-            self._writer.add_scalar(f"step/{name}", value, step)
+    def step(self, values: dict[str, float], step: int, group: str = "step") -> None:
+        """Add numbers of a training step (counted from the run's first) to TensorBoard."""
+        try:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+
+    def flush(self) -> None:
+        """Hand everything recorded so far to the operating system."""
+        try:
+            self._writer.flush()
+        except OSError as error:
+            raise write_error(self.folder, error) from error
 
     def close(self) -> None:
         """Flush everything and let go of the folder."""
-        self._writer.close()
         logging.getLogger().removeHandler(self._handler)
-        self._handler.close()
-        self._lock.close()
+        try:
+            if self._writer is not None:
+                self._writer.close()
+            self._handler.close()
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+        finally:
+            self._lock.close()
+
+    def _check_free(self) -> None:
+        if (self.folder / LAST).exists():
+            raise UserError(
+                f"{self.folder}: holds a run already ({_epochs(self.folder / METRICS)} epochs); go on with it by "
+                f"--resume last, or choose another folder with --snapshot_pref"
+            )
+        if (self.folder / BEST).exists():
+            raise UserError(
+                f"{self.folder / BEST}: would be overwritten by a new run; move it away, or choose another folder "
+                f"with --snapshot_pref"
+            )
+
+    def _starts_on_this_data(self) -> list[dict[str, Any]]:
+        """The starts that `run.json` tells of. Raises UserError when they used other data."""
+        story = provenance.read(self.folder)
+        differing = provenance.data_difference(self.data, story.get("data", self.data))
+        if differing:
+            what, here, there = differing[0]
+            raise UserError(
+                f"{self.folder}: the run was trained on other data, so going on would be another run: {what} is "
+                f"{here}, was {there}; put the data back, or start a new run from its weights"
+            )
+        return story.get("starts", [])
 
     def _drop_after(self, epochs_done: int) -> None:
         path = self.folder / METRICS
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _epoch_of(line) <= epochs_done]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _epoch_of(line) <= epochs_done]
             write_text(path, "".join(line + "\n" for line in kept))
+
+
+class Spectator:
+    """In the place of a Recorder, in a process that leaves the recording to another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, config: Config, start: dict[str, Any], epochs_done: int, steps_done: int) -> None: ...
+
+    def epoch(self, metrics: dict[str, Any], step: int) -> None: ...
+
+    def step(self, values: dict[str, float], step: int, group: str = "step") -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def _lock(folder: Path) -> Any:
@@ -95,13 +198,33 @@ def _lock(folder: Path) -> Any:
         raise write_error(folder / ".lock", error) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.close()
         raise UserError(
             f"{folder}: another process is writing to this run folder; wait for it, or choose another folder with "
             f"--snapshot_pref"
         ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise write_error(folder / ".lock", error) from error
+        _log.warning(f"{folder}: its file system has no locks; let no second run write to this folder")
     return file
+
+
+def protocols(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """What both protocols choose of a run so far, from its `metrics.jsonl`; None where there is nothing to choose from.
+
+    Returns {"authors": ..., "validation": ...}, each the `epoch` chosen (on the test split, on the val split; the
+    earlier of equals) and its `val_accuracy` and `test_accuracy` in percent.
+    """
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    epochs = [json.loads(line) for line in lines if _epoch_of(line) < float("inf")]
+    evaluated = [{key: epoch[key] for key in _CHOSEN} for epoch in epochs if all(key in epoch for key in _CHOSEN)]
+    if not evaluated:
+        return None
+    choosers = {"authors": "test_accuracy", "validation": "val_accuracy"}
+    return {protocol: max(evaluated, key=operator.itemgetter(key)) for protocol, key in choosers.items()}
 
 
 def _epochs(path: Path) -> int:
@@ -123,3 +246,17 @@ def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float) and key != "epoch":
             flat[prefix + key] = float(value)
     return flat
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m utils.recorder", description="Look at run folders.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    compare = commands.add_parser("compare", help="tell what differs between two runs")
+    compare.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="a run folder")
+    for line in provenance.compare(*parser.parse_args(argv).runs):
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

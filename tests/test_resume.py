@@ -1,0 +1,250 @@
+"""A run that was stopped or killed anywhere, and goes on, ends as one that never was: bit for bit on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from pathlib import Path
+
+import helpers_bad
+import pytest
+import torch
+from helpers_bad import MAINS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils import checkpoint, engine
+from utils.config import SUPERVISED
+
+EPOCHS, STEPS = 4, 3  # 24 clips in batches of 10
+# A learning rate that changes on the way, an epoch without evaluation, a TensorBoard point each step.
+TRAIN = {"n_epoch": EPOCHS, "milestones": [1, 3], "eval_freq": 3, "print_freq": 1}
+
+
+one_thread = pytest.fixture(helpers_bad.one_thread, autouse=True, scope="module")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL within this process: nothing in the project catches it."""
+
+
+@pytest.fixture
+def run(tiny_config, tmp_path):
+    """run("folder", *flags) trains the tiny network there and returns the exit code."""
+
+    def start(folder: str, *flags: str, name: str = SUPERVISED, **train) -> int:
+        config = tiny_config(name, train={**TRAIN, **train})
+        return MAINS[name](["--config", str(config), "--gpu", "cpu", "--snapshot_pref", str(tmp_path / folder), *flags])
+
+    return start
+
+
+@contextlib.contextmanager
+def killed_at(place: str, count: int):
+    """Expect the block to die as it comes to the `count`-th call of a function of the engine, or of Adam."""
+    owner, name = {"step": (torch.optim.Adam, "step"), "evaluate": (engine, "evaluate"),
+                   "line": (engine.Recorder, "epoch"), "last": (engine.Training, "save"),
+                   "best": (engine.Training, "save_best")}[place]  # fmt: skip
+    whole, calls = getattr(owner, name), []
+
+    def dying(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == count:
+            raise Killed
+        return whole(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, dying)
+        with pytest.raises(Killed):
+            yield
+
+
+def outcome(folder: Path) -> dict:
+    """All that a run leaves, without what a clock measured or where it lay."""
+    left = {}
+    for name in (checkpoint.LAST, checkpoint.BEST, checkpoint.BEST_VAL):
+        content = checkpoint.load(folder / name)
+        content["metrics"].pop("seconds", None)
+        content["config"]["train"].pop("snapshot_pref")
+        content["config"]["train"].pop("save_every_minutes")
+        if "training" in content:
+            content["training"]["position"].pop("seconds")
+        left[name] = content
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    left["metrics.jsonl"] = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    left["predictions"] = (folder / "eval-test" / "predictions.jsonl").read_text()
+    left["tensorboard"] = tensorboard(folder)
+    return left
+
+
+def tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return {
+        tag: [(point.step, point.value) for point in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if not tag.endswith("seconds")
+    }
+
+
+def assert_equal(ours: object, theirs: object, where: str = "run") -> None:
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, list):
+        ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
+    if isinstance(ours, dict):
+        assert list(ours) == list(theirs), where
+        for key in ours:
+            assert_equal(ours[key], theirs[key], f"{where} {key}")
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    else:
+        assert ours == theirs, where
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, dict]:
+    return {}
+
+
+@pytest.fixture
+def reference(run, uninterrupted, tmp_path):
+    """The outcome of a run that nothing stopped, trained once a setting."""
+
+    def outcome_of(name: str = SUPERVISED) -> dict:
+        if name not in uninterrupted:
+            assert run("whole", name=name) == 0
+            uninterrupted[name] = outcome(tmp_path / "whole")
+        return uninterrupted[name]
+
+    return outcome_of
+
+
+@pytest.mark.parametrize("name", MAINS)
+@pytest.mark.parametrize("place", ["step", "evaluate", "line", "last", "best"])
+def test_killed_anywhere_and_resumed_ends_the_same(name, place, run, reference, tmp_path):
+    whole = reference(name)
+    count = {"step": 2 * STEPS + 2, "evaluate": 2}.get(place, 3)  # in epoch 3
+    with killed_at(place, count):
+        run("cut", name=name)
+    assert run("cut", "--resume", "last", name=name) == 0
+    assert_equal(outcome(tmp_path / "cut"), whole)
+
+
+def test_killed_after_the_first_best_but_every_epoch_again_ends_the_same(run, reference, tmp_path):
+    whole = reference()
+    with killed_at("best", 2):
+        run("cut")
+    for place, count in [("line", 1), ("best", 2), ("last", 2), ("step", STEPS)]:
+        with killed_at(place, count):
+            run("cut", "--resume", "last")
+    assert run("cut", "--resume", "last") == 0
+    assert_equal(outcome(tmp_path / "cut"), whole)
+
+
+@pytest.mark.parametrize("name", MAINS)
+@pytest.mark.parametrize("step", [1, 2])
+def test_saved_within_an_epoch_goes_on_from_that_step(name, step, run, reference, tmp_path):
+    whole = reference(name)
+    with killed_at("last", STEPS + step + 1):  # a save after each step but the last, and one after the epoch
+        run("cut", name=name, save_every_minutes=1e-9)
+    position = checkpoint.load(tmp_path / "cut" / checkpoint.LAST)["training"]["position"]
+    assert (position["epoch"], position["step"]) == (1, step)
+    assert run("cut", "--resume", "last", name=name) == 0
+    assert_equal(outcome(tmp_path / "cut"), whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["step", "evaluate"])
+def test_a_signal_finishes_the_step_and_saves(number, place, run, reference, tmp_path, monkeypatch, capfd):
+    whole = reference()
+    owner, name = {"step": (torch.optim.Adam, "step"), "evaluate": (engine, "evaluate")}[place]
+    original, calls = getattr(owner, name), []
+
+    def signalled(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == {"step": STEPS + 2, "evaluate": 1}[place]:
+            os.kill(os.getpid(), number)
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, signalled)
+        assert run("cut") == 130
+    error = capfd.readouterr().err
+    assert "--resume last" in error
+    assert "Traceback" not in error
+    position = checkpoint.load(tmp_path / "cut" / checkpoint.LAST)["training"]["position"]
+    assert (position["epoch"], position["step"]) == {"step": (1, 2), "evaluate": (2, STEPS)}[place]
+    assert run("cut", "--resume", "last") == 0
+    assert_equal(outcome(tmp_path / "cut"), whole)
+
+
+def test_a_second_signal_quits_at_once(run, tmp_path, monkeypatch):
+    original = torch.optim.Adam.step
+
+    def twice(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", twice)
+    assert run("cut") == 130
+    assert not (tmp_path / "cut" / checkpoint.LAST).exists()
+
+
+def test_sigterm_before_the_first_step_is_an_interruption(run, monkeypatch, capfd):
+    monkeypatch.setattr("utils.experiment.place", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    assert run("cut") == 130
+    assert capfd.readouterr().err.strip() == "interrupted"
+
+
+@pytest.mark.parametrize("features", ["host", "stream", "loader"])
+def test_the_data_order_goes_on_wherever_the_features_are(features, tmp_path, tiny_config):
+    config = tiny_config(train=TRAIN, data={"features": features, "workers": 1})
+    for folder in ("whole", "cut"):
+        flags = ["--config", str(config), "--gpu", "cpu", "--snapshot_pref", str(tmp_path / folder)]
+        if folder == "whole":
+            assert MAINS[SUPERVISED](flags) == 0
+            continue
+        with killed_at("step", STEPS + 2):
+            MAINS[SUPERVISED](flags)
+        assert MAINS[SUPERVISED]([*flags, "--resume", "last"]) == 0
+    assert_equal(outcome(tmp_path / "cut"), outcome(tmp_path / "whole"))
+
+
+def test_more_epochs_after_the_end(run, tmp_path):
+    assert run("long", n_epoch=3) == 0
+    assert run("short", n_epoch=2) == 0
+    assert run("short", "--resume", "last", n_epoch=3) == 0
+    long, short = outcome(tmp_path / "long"), outcome(tmp_path / "short")
+    assert_equal(short[checkpoint.LAST]["network"], long[checkpoint.LAST]["network"])
+    assert [line["epoch"] for line in short["metrics.jsonl"]] == [1, 2, 3]
+
+
+def test_a_finished_run_only_evaluates_again(run, tmp_path, capsys):
+    assert run("run", n_epoch=1) == 0
+    before = (tmp_path / "run" / checkpoint.LAST).read_bytes()
+    assert run("run", "--resume", "last", n_epoch=1) == 0
+    assert (tmp_path / "run" / checkpoint.LAST).read_bytes() == before
+    assert "validation protocol" in capsys.readouterr().out
+
+
+def test_weights_only_start_a_new_run(run, tmp_path, capsys):
+    assert run("first", n_epoch=1) == 0
+    best = tmp_path / "first" / checkpoint.BEST
+    before = {path: path.read_bytes() for path in (tmp_path / "first").iterdir() if path.is_file()}
+    assert run("second", "--resume", str(best), "--lr", "1e-9", n_epoch=1) == 0
+    assert "holds weights only: a new run starts from them" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in (tmp_path / "first").iterdir() if path.is_file()} == before
+    ours, theirs = (checkpoint.load(tmp_path / run / checkpoint.BEST)["network"] for run in ("first", "second"))
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-7) for name in ours)
+
+
+def test_going_on_in_the_folder_that_the_checkpoint_lies_in(run, tmp_path, tiny_config):
+    assert run("run", n_epoch=1) == 0
+    config = tiny_config(train={**TRAIN, "n_epoch": 2})  # its snapshot_pref is another folder
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    last = moved / checkpoint.LAST
+    assert MAINS[SUPERVISED](["--config", str(config), "--gpu", "cpu", "--resume", str(last)]) == 0
+    assert json.loads((moved / "config.json").read_text())["train"]["snapshot_pref"] == str(moved)
+    assert checkpoint.load(last)["config"]["train"]["snapshot_pref"] == str(moved)
+    assert not (tmp_path / "run").exists()
