@@ -6,6 +6,7 @@ from dataset.ave import AVEDataset
 from model import build_model
 from model.losses import SupervisedLoss
 from model.official import load_official
+from model.prediction import Reading
 from utils.cli import parse
 from utils.config import SUPERVISED
 from utils.errors import command
@@ -17,12 +18,16 @@ def main(argv: list[str] | None = None) -> None:
     config, options = parse(argv, __doc__, config="configs/main.json", model=SUPERVISED)
     device = begin(config, options)
     network = build_model(config.model)
+    loss = SupervisedLoss(
+        # A part that the network is built without has nothing that its loss could train.
+        gate_weight=config.train.gate_loss if config.model.time_level else 0,
+        av_category_weight=config.train.av_category_loss if config.model.event_level else 0,
+    )
     experiment = Experiment(
         network,
-        SupervisedLoss(),
+        loss,
         AVEDataset,
-        network.predict,
-        reading="background where sigma(event_logits) <= 0.5",
+        Reading(network.predict, "background where sigma(event_logits) <= 0.5"),
         load_official=load_official,
         official_files=("Supervised_model.pth.tar", "*task_Supervised_best_model.pth.tar"),
     )

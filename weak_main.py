@@ -1,12 +1,12 @@
 """Weakly supervised CMBS: train on clip labels, or evaluate a checkpoint. See --help for the flags."""
 
-import functools
 import sys
 
 from dataset.ave import WeakAVEDataset
 from model import build_model
 from model.losses import WeakLoss
 from model.official import load_official
+from model.prediction import WeakReading
 from utils.cli import parse
 from utils.config import WEAK
 from utils.errors import command
@@ -18,17 +18,12 @@ def main(argv: list[str] | None = None) -> None:
     config, options = parse(argv, __doc__, config="configs/weak.json", model=WEAK)
     device = begin(config, options)
     network = build_model(config.model)
-    threshold = config.eval.gate_threshold
+    by_gate = config.eval.gate_threshold is not None
     experiment = Experiment(
         network,
         WeakLoss(),
         WeakAVEDataset,
-        functools.partial(network.predict, gate_threshold=threshold),
-        reading=(
-            "authors' reading of the gate: every segment has its clip's category"
-            if threshold is None
-            else f"background where the gate is not above {threshold}"
-        ),
+        WeakReading("gate" if by_gate else config.eval.localize, config.eval.gate_threshold),
         load_official=load_official,
         official_files=("WeaklySupervised_model.pth.tar", "*task_WeaklySupervised_best_model.pth.tar"),
     )

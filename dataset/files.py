@@ -125,6 +125,28 @@ def checked_array(file: h5py.File, path: str | os.PathLike) -> h5py.Dataset:
     return array
 
 
+def row_places(array: h5py.Dataset) -> np.ndarray | None:
+    """Where each row's bytes begin in the file, [rows] int64, when every row lies there in one piece as stored.
+
+    That is so in a contiguous array, the authors' layout, and in one of uncompressed chunks of a row each
+    (`dataset.convert`). None for any other layout, which HDF5 alone can read.
+    """
+    rows, plain = array.shape[0], array.id.get_create_plist().get_nfilters() == 0
+    if array.chunks is None:
+        start = array.id.get_offset()
+        row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+        return None if start is None else start + row_bytes * np.arange(rows)
+    if not plain or array.chunks != (1, *array.shape[1:]) or array.id.get_num_chunks() != rows:
+        return None
+    places = np.empty(rows, dtype=np.int64)
+
+    def note(chunk: h5py.h5d.StoreInfo) -> None:
+        places[chunk.chunk_offset[0]] = chunk.byte_offset
+
+    array.id.chunk_iter(note)
+    return places
+
+
 def read_array(path: str | os.PathLike) -> np.ndarray:
     """Read a whole (small) file of the data folder into memory; errors as `open_array`."""
     with open_array(path) as array, _naming_damage(path):

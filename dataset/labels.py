@@ -153,9 +153,10 @@ def clip_labels(root: str | os.PathLike) -> np.ndarray:
 
 
 def _segments(root: Path) -> int:
-    """T of a data folder, from its audio features (the smaller of the two feature files)."""
-    with files.open_array(root / files.AUDIO) as audio:
-        return audio.shape[1]
+    """T of a data folder, from the first of its feature files that is there."""
+    name = next((name for name in files.FEATURES if (root / name).exists()), files.AUDIO)
+    with files.open_array(root / name) as features:
+        return features.shape[1]
 
 
 @functools.cache

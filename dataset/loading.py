@@ -113,7 +113,12 @@ class ResidentBatches(Batches):
         stored = resident_dtype(self.dataset, self.dtype)
         everything = torch.arange(len(self.dataset))
         self.visual, self.audio = read_clips(
-            self.dataset, everything, stored, home, workers, description=f"loading {self.dataset.split}"
+            self.dataset,
+            everything,
+            stored,
+            home,
+            workers,
+            description=f"loading {self.dataset.split}" if self.shard.rank == 0 else None,
         )
         self.labels = torch.from_numpy(self.dataset.labels).to(home)
 

@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# How often a clip misleads. Both distractors are often there for the whole clip, as loud and as large as
-# the clip's own: one modality alone then has to guess between two categories.
+# How often a clip misleads. A distractor is there for at least half of the clip, as loud or as large as the
+# clip's own: one modality alone then has to guess between two categories.
 EXTRA_SOUND = 0.6
 EXTRA_OBJECT = 0.6
 # What a run of background segments beside an event holds; "neither" has the rest.
@@ -64,7 +64,7 @@ class World(NamedTuple):
 def make_world(categories: int, visual_dim: int, audio_dim: int, rng: np.random.Generator) -> World:
     """Draw the world of a data set."""
     return World(
-        objects=_patterns(categories, visual_dim, density=0.10, scale=2.6, rng=rng),
+        objects=_patterns(categories, visual_dim, density=0.10, scale=3.0, rng=rng),
         sounds=_patterns(categories, audio_dim, density=0.16, scale=0.22, rng=rng),
         scenes=_patterns(SCENES, visual_dim, density=0.12, scale=1.2, rng=rng),
         visual_rest=rng.normal(-1.0, 0.4, visual_dim).astype(np.float32),

@@ -75,7 +75,11 @@ def generate(
     if _holds(out, story, force):
         _log.info(f"{out}: already holds these generated data")
         return out
-    writing.check_space(out, _size(settings, layout))
+    atomic.require_free_space(
+        out,
+        _size(settings, layout),
+        fix="free some space, choose another folder, or ask for fewer clips or a smaller number type",
+    )
     atomic.make_folder(out)
     try:
         with writing.working_folder(out / _PART) as part:
@@ -127,8 +131,8 @@ def _holds(out: Path, story: dict, force: bool) -> bool:
             )
     if made is not None and made != story and not force:
         raise UserError(
-            f"{out}: holds data generated with other settings; replace them with "
-            f"`python -m dataset.synthetic --force ...`, or choose another folder"
+            f"{out}: holds data generated with other settings or by another version; remove the folder, replace "
+            f"them with `python -m dataset.synthetic --force ...`, or choose another folder"
         )
     return made == story and not force and len(present) == len(_FILES)
 

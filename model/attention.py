@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.dropout import Dropout
+
 
 class AudioGuidedAttention(nn.Module):
     """Visual features [B, T, N, Dv] and audio [B, T, Da] -> attended features [B, T, Dv].
@@ -19,26 +21,31 @@ class AudioGuidedAttention(nn.Module):
     Args:
         visual_dim: Dv, 512 in the paper.
         audio_dim: Da, 128 in the paper.
-        beta: strength of the global visual gate; 0 leaves the self-attention's global vector out.
+        beta: strength of the global visual gate; 0 leaves the global vector and its weights out.
+        self_attention: False leaves the self-attention over cells and its weights out.
         dropout: on the output of the self-attention over cells.
 
     Source: the paper's spatial-channel attention, as in the authors' `New_Audio_Guided_Attention`.
     """
 
-    def __init__(self, visual_dim: int, audio_dim: int, beta: float, dropout: float = 0.2) -> None:
+    def __init__(
+        self, visual_dim: int, audio_dim: int, beta: float, self_attention: bool = True, dropout: float = 0.2
+    ) -> None:
         super().__init__()
         hidden, bottleneck, key_dim = visual_dim, visual_dim // 2, visual_dim // 4
-        self.beta = beta
+        self.beta, self.self_attention = beta, self_attention
         # Self-attention over cells
-        self.query = nn.Linear(visual_dim, key_dim)
-        self.key = nn.Linear(visual_dim, key_dim)
-        self.value = nn.Linear(visual_dim, visual_dim)
-        self.norm = nn.LayerNorm(visual_dim)
-        self.dropout = nn.Dropout(dropout)
+        if self_attention:
+            self.query = nn.Linear(visual_dim, key_dim)
+            self.key = nn.Linear(visual_dim, key_dim)
+            self.value = nn.Linear(visual_dim, visual_dim)
+            self.norm = nn.LayerNorm(visual_dim)
+            self.dropout = Dropout(dropout)
         # Global visual vector
-        self.global_mean = nn.Linear(visual_dim, bottleneck)
-        self.global_cell = nn.Linear(visual_dim, bottleneck)
-        self.global_score = nn.Linear(bottleneck, 1)
+        if beta:
+            self.global_mean = nn.Linear(visual_dim, bottleneck)
+            self.global_cell = nn.Linear(visual_dim, bottleneck)
+            self.global_score = nn.Linear(bottleneck, 1)
         # Channel attention
         self.channel_audio = nn.Linear(audio_dim, hidden)
         self.channel_visual = nn.Linear(visual_dim, hidden)
@@ -55,14 +62,20 @@ class AudioGuidedAttention(nn.Module):
         x, a = visual.flatten(0, 1), audio.flatten(0, 1)  # [B*T, N, Dv], [B*T, Da]
 
         # 1. Self-attention over cells: Y = LayerNorm(X + Dropout(softmax(Q K^T) V)), not scaled by 1/sqrt(d)
-        query, key, value = _linear_many(x, self.query, self.key, self.value)
-        attended = (query @ key.transpose(1, 2)).softmax(-1) @ value
-        y = self.norm(x + self.dropout(attended))
+        if self.self_attention:
+            query, key, value = _linear_many(x, self.query, self.key, self.value)
+            attended = (query @ key.transpose(1, 2)).softmax(-1) @ value
+            y = self.norm(x + self.dropout(attended))
+        else:
+            y = x
 
         # 2. Global visual vector: s_n = w_g . (relu(W3 y_n) * m) + b_g with m = relu(Wm mean_n(y_n))
-        cell, channel = _linear_many(y, self.global_cell, self.channel_visual)
-        m = self.global_mean(y.mean(1)).relu()
-        g = _weighted_sum(_scores(cell.relu(), m, self.global_score), y)
+        if self.beta:
+            cell, channel = _linear_many(y, self.global_cell, self.channel_visual)
+            m = self.global_mean(y.mean(1)).relu()
+            g = _weighted_sum(_scores(cell.relu(), m, self.global_score), y)
+        else:
+            channel = self.channel_visual(y)
 
         # 3. Channel attention: z = sigma(Wc relu(Wb mean_n(relu(Wa1 a) * relu(Wv1 y_n))))
         c = self.channel_audio(a).relu() * channel.relu().mean(1)
@@ -75,7 +88,8 @@ class AudioGuidedAttention(nn.Module):
         f = _weighted_sum(p, xc)
 
         # 5. The global visual vector gates the result
-        f = f + self.beta * g.sigmoid() * f
+        if self.beta:
+            f = f + self.beta * g.sigmoid() * f
         return f.view(batch, segments, -1), p.view(batch, segments, -1)
 
 

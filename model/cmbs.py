@@ -1,17 +1,20 @@
 """SupervisedCMBS and WeaklySupervisedCMBS, assembled from attention, temporal, relation and suppression.
 
 Both read visual [B, T, H, W, Dv] and audio [B, T, Da] features for any B >= 1, T >= 4, H and W. In both
-`explain` is the whole computation and `forward` its first result.
+`explain` is the whole computation and `forward` its first result. Parts that the settings leave out
+(`self_attention`, `time_level`, `event_level`, `beta` 0) are not built, so that nothing counts that does nothing.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from model.attention import AudioGuidedAttention
-from model.prediction import Prediction, hits, spread_category
+from model.dropout import Dropout
+from model.prediction import Prediction, WeakReading, hits, spread_category
 from model.relation import AudioVisualFusion, CrossModalRelation
 from model.suppression import ActivationSequence, SegmentGate, top_segments_mean
 from model.temporal import AudioVisualLSTM, TemporalEncoder
@@ -23,14 +26,14 @@ class SupervisedOutput(NamedTuple):
 
     event_logits: Tensor  # [B, T]: is the segment an event?
     category_logits: Tensor  # [B, C]: of which category is the clip's event?
-    gate: Tensor  # [B, T] in (0, 1): audio gate times visual gate
-    av_category_logits: Tensor  # [B, C]: event-level suppression's own answer
+    gate: Tensor  # [B, T] in (0, 1): audio gate times visual gate (1 without time-level suppression)
+    av_category_logits: Tensor  # [B, C]: event-level suppression's own answer (0 without it)
 
 
 class WeakOutput(NamedTuple):
     """What the weakly supervised network says of B clips; the last of the C+1 columns is background."""
 
-    gate: Tensor  # [B, T] in (0, 1): mean of the two gates
+    gate: Tensor  # [B, T] in (0, 1): mean of the two gates (1 without time-level suppression)
     category_logits: Tensor  # [B, C+1]
     category_probs: Tensor  # [B, C+1]: softmax of the strongest gated segment
 
@@ -39,9 +42,10 @@ class Explanation(NamedTuple):
     """What happened inside, for looking at."""
 
     attention: Tensor  # [B, T, H, W]: audio-guided spatial attention, sums to 1 over the grid
-    audio_gate: Tensor  # [B, T] in (0, 1), from the audio features
-    visual_gate: Tensor  # [B, T] in (0, 1), from the visual features
-    activation: Tensor  # [B, T, C] (weak: [B, T, C+1]): class activation sequence
+    audio_gate: Tensor  # [B, T] in (0, 1), from the audio features (1 without time-level suppression)
+    visual_gate: Tensor  # [B, T] in (0, 1), from the visual features (1 without time-level suppression)
+    # Class activation sequence: [B, T, C], 0 without event-level suppression (weak: [B, T, C+1], never 0)
+    activation: Tensor
 
 
 class SupervisedCMBS(nn.Module):
@@ -51,19 +55,24 @@ class SupervisedCMBS(nn.Module):
         super().__init__()
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         self.alpha, self.gamma = settings.alpha, settings.gamma
+        self.time_level, self.event_level = settings.time_level, settings.event_level
+        self.modalities = settings.modalities
         self.visual_projection = nn.Linear(visual_dim, visual_dim)
-        self.dropout = nn.Dropout(0.2)
-        self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta)
+        self.dropout = Dropout(0.2)
+        self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta, settings.self_attention)
         self.lstm = AudioVisualLSTM(audio_dim, visual_dim, d)
         self.visual_encoder = TemporalEncoder(2 * d, d, feedforward=1024)
         self.audio_encoder = TemporalEncoder(d, d, feedforward=1024)
         self.visual_relation = CrossModalRelation(2 * d, d)
         self.audio_relation = CrossModalRelation(d, d)
-        self.visual_gate = SegmentGate(d)
-        self.audio_gate = SegmentGate(d)
-        self.visual_activation = ActivationSequence(d, settings.categories)
-        self.audio_activation = ActivationSequence(d, settings.categories)
+        if self.time_level:
+            self.visual_gate = SegmentGate(d)
+            self.audio_gate = SegmentGate(d)
+        if self.event_level:
+            self.visual_activation = ActivationSequence(d, settings.categories)
+            self.audio_activation = ActivationSequence(d, settings.categories)
         self.fusion = AudioVisualFusion(d, heads=4)
+        self.categories = settings.categories
         self.event_classifier = nn.Linear(d, 1)
         self.category_classifier = nn.Linear(d, settings.categories)
 
@@ -71,6 +80,8 @@ class SupervisedCMBS(nn.Module):
         return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[SupervisedOutput, Explanation]:
+        visual, audio = _keep(self.modalities, visual, audio)
+
         # 1. Audio-guided attention
         x = self.dropout(self.visual_projection(visual.flatten(2, 3)).relu())  # [B, T, N, Dv]
         attended, attention = self.attention(x, audio)
@@ -85,14 +96,21 @@ class SupervisedCMBS(nn.Module):
         visual_features = self.visual_relation(visual_sequence, audio_key)
 
         # 4. Time-level suppression: each modality is gated by the other
-        audio_gate, visual_gate = self.audio_gate(audio_key), self.visual_gate(visual_key)
-        visual_features = visual_features + self.alpha * audio_gate * visual_features
-        audio_features = audio_features + self.alpha * visual_gate * audio_features
+        if self.time_level:
+            audio_gate, visual_gate = self.audio_gate(audio_key), self.visual_gate(visual_key)
+            visual_features = visual_features + self.alpha * audio_gate * visual_features
+            audio_features = audio_features + self.alpha * visual_gate * audio_features
+        else:
+            audio_gate = visual_gate = _open_gate(visual_features)
 
         # 5. Event-level suppression: categories that both modalities find
-        visual_activation = self.visual_activation(visual_features)
-        audio_activation = self.audio_activation(audio_features)
-        av_category_logits = (top_segments_mean(visual_activation) + top_segments_mean(audio_activation)) / 2
+        if self.event_level:
+            visual_activation = self.visual_activation(visual_features)
+            audio_activation = self.audio_activation(audio_features)
+            av_category_logits = (top_segments_mean(visual_activation) + top_segments_mean(audio_activation)) / 2
+        else:
+            visual_activation = audio_activation = visual_features.new_zeros(*visual.shape[:2], self.categories)
+            av_category_logits = visual_features.new_zeros(len(visual), self.categories)
 
         # 6. Fusion and classification
         fused = self.fusion(visual_features, audio_features)
@@ -131,17 +149,21 @@ class WeaklySupervisedCMBS(nn.Module):
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         columns = settings.categories + 1
         self.alpha, self.gamma = settings.alpha, settings.gamma
+        self.time_level, self.event_level = settings.time_level, settings.event_level
+        self.modalities = settings.modalities
         self.visual_projection = nn.Linear(visual_dim, visual_dim)
-        self.dropout = nn.Dropout(0.1)
-        self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta)
+        self.dropout = Dropout(0.1)
+        self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta, settings.self_attention)
         self.visual_encoder = TemporalEncoder(visual_dim, d, feedforward=2048)
         self.audio_encoder = TemporalEncoder(audio_dim, d, feedforward=2048)
         self.visual_relation = CrossModalRelation(visual_dim, d)
         self.audio_relation = CrossModalRelation(audio_dim, d)
-        self.visual_gate = SegmentGate(d)
-        self.audio_gate = SegmentGate(d)
-        self.visual_activation = ActivationSequence(d, columns)
-        self.audio_activation = ActivationSequence(d, columns)
+        if self.time_level:
+            self.visual_gate = SegmentGate(d)
+            self.audio_gate = SegmentGate(d)
+        if self.event_level:
+            self.visual_activation = ActivationSequence(d, columns)
+            self.audio_activation = ActivationSequence(d, columns)
         self.fusion = AudioVisualFusion(d, heads=2)
         self.fused_activation = ActivationSequence(d, columns, bias=False)
 
@@ -149,6 +171,8 @@ class WeaklySupervisedCMBS(nn.Module):
         return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[WeakOutput, Explanation]:
+        visual, audio = _keep(self.modalities, visual, audio)
+
         # 1. Audio-guided attention
         x = self.dropout(self.visual_projection(visual.flatten(2, 3)).relu())  # [B, T, N, Dv]
         attended, attention = self.attention(x, audio)
@@ -162,16 +186,21 @@ class WeaklySupervisedCMBS(nn.Module):
         visual_features = self.visual_relation(attended, audio_key)
 
         # 4. Time-level suppression. Quirk: the paper gates each modality by the other; here by itself.
-        visual_gate, audio_gate = self.visual_gate(visual_key), self.audio_gate(audio_key)
-        visual_features = (1 - self.alpha) * visual_features + self.alpha * visual_gate * visual_features
-        audio_features = (1 - self.alpha) * audio_features + self.alpha * audio_gate * audio_features
+        if self.time_level:
+            visual_gate, audio_gate = self.visual_gate(visual_key), self.audio_gate(audio_key)
+            visual_features = (1 - self.alpha) * visual_features + self.alpha * visual_gate * visual_features
+            audio_features = (1 - self.alpha) * audio_features + self.alpha * audio_gate * audio_features
+        else:
+            visual_gate = audio_gate = _open_gate(visual_features)
         gate = ((visual_gate + audio_gate) / 2).squeeze(2)
 
         # 5. Event-level suppression: the fused activation counts where a modality finds the category too
-        visual_score = self.visual_activation(visual_features).sigmoid()
-        audio_score = self.audio_activation(audio_features).sigmoid()
+        if self.event_level:
+            visual_score = self.visual_activation(visual_features).sigmoid()
+            audio_score = self.audio_activation(audio_features).sigmoid()
         activation = self.fused_activation(self.fusion(visual_features, audio_features))
-        activation = self.gamma * visual_score * activation + self.gamma * audio_score * activation
+        if self.event_level:
+            activation = self.gamma * visual_score * activation + self.gamma * audio_score * activation
         category_logits = top_segments_mean(activation)
 
         # 6. The clip's probabilities, from its strongest gated segment
@@ -193,13 +222,25 @@ class WeaklySupervisedCMBS(nn.Module):
         Args:
             gate_threshold: None is the authors' reading. Quirk: they ask whether sigma(gate) > 0.5, which always
                 holds because the gate is a probability already, so no segment differs from its clip. A number
-                makes the segments whose gate is not above it background.
+                makes the segments whose gate is not above it background. `WeakReading` has more readings.
         """
-        category = output.category_logits.argmax(1)
-        is_event = output.gate.sigmoid() > 0.5 if gate_threshold is None else output.gate > gate_threshold
-        background = output.category_logits.shape[1] - 1
-        return Prediction(spread_category(category, is_event, background), category, output.gate)
+        reading = WeakReading() if gate_threshold is None else WeakReading("gate", gate_threshold)
+        return reading(output, explanation)
 
     def hits(self, output: WeakOutput, labels: Tensor) -> Tensor:
         """Right and all clips of a training batch: labels [B, C+1] -> [2] float64."""
         return hits(output.category_logits.argmax(1), labels.argmax(-1))
+
+
+def _keep(modalities: str, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+    """Both features, or zeros in place of the modality that isn't kept: the same network then knows only one."""
+    if modalities == "audio":
+        return torch.zeros_like(visual), audio
+    if modalities == "visual":
+        return visual, torch.zeros_like(audio)
+    return visual, audio
+
+
+def _open_gate(features: Tensor) -> Tensor:
+    """The gate of a network without time-level suppression: features [B, T, d] -> ones [B, T, 1]."""
+    return features.new_ones(*features.shape[:2], 1)

@@ -10,14 +10,21 @@ from model.cmbs import SupervisedOutput, WeakOutput
 
 
 class SupervisedLoss(nn.Module):
-    """BCE(event_logits, y) + BCE(gate, y) + CE(category_logits, c) + CE(av_category_logits, c).
+    """BCE(event_logits, y) + gate_weight BCE(gate, y) + CE(category_logits, c) + av_weight CE(av_category_logits, c).
+
+    Args:
+        gate_weight, av_category_weight: of the two auxiliary terms, 1 in the paper; 0 leaves a term out.
 
     Labels are [B, T, C+1] one-hot, background last: y[b, t] is 1 in event segments, c the clip's category
     (over time, the largest category index). Returns scalars "event", "gate", "category", "av_category"
-    and "total", each a mean over the batch.
+    and "total", each a mean over the batch; the terms are unweighted, the total is weighted.
 
     Quirk: the gate is a probability already and still goes through BCE *with logits*.
     """
+
+    def __init__(self, gate_weight: float = 1.0, av_category_weight: float = 1.0) -> None:
+        super().__init__()
+        self.weights = {"event": 1.0, "gate": gate_weight, "category": 1.0, "av_category": av_category_weight}
 
     def forward(self, output: SupervisedOutput, labels: Tensor) -> dict[str, Tensor]:
         event_logits, category_logits, gate, av_category_logits = map(_at_least_float32, output)
@@ -29,7 +36,8 @@ class SupervisedLoss(nn.Module):
             "category": F.cross_entropy(category_logits, clip_category),
             "av_category": F.cross_entropy(av_category_logits, clip_category),
         }
-        return {**terms, "total": sum(terms.values())}
+        terms = {name: term for name, term in terms.items() if self.weights[name]}
+        return {**terms, "total": sum(self.weights[name] * term for name, term in terms.items())}
 
 
 class WeakLoss(nn.Module):

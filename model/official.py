@@ -131,8 +131,14 @@ def to_official(network: SupervisedCMBS | WeaklySupervisedCMBS) -> dict[str, Ten
 
 
 def _names(network: nn.Module) -> dict[str, str]:
-    """Authors' key -> our key, for every tensor of our network."""
+    """Authors' key -> our key, for every tensor of our network. Raises UserError for a network without some part."""
     prefixes = _SUPERVISED if isinstance(network, SupervisedCMBS) else _WEAK
+    absent = [part for part in prefixes.values() if not any(name.startswith(part) for name in network.state_dict())]
+    if absent:
+        raise UserError(
+            f"the authors' format is that of their whole network; these settings leave out {absent[0].rstrip('.')} "
+            f"(look at model.time_level, event_level, self_attention and beta)"
+        )
     # The longest of our prefixes decides: "audio_relation.attention." before "audio_relation.".
     by_ours = sorted(((ours, theirs) for theirs, ours in prefixes.items()), key=lambda pair: -len(pair[0]))
     names = {}

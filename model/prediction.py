@@ -1,11 +1,25 @@
-"""From what a network says of a clip to a category for each of its segments."""
+"""From what a network says of a clip to a category for each of its segments.
+
+The weak network is trained on clip labels only, so where in the clip the event is must be read off something.
+`WeakReading` offers several such readings; none of them, nor what chooses its threshold, sees a segment label.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+# What a reading compares, segment by segment, with a threshold; "category" is the clip's predicted one.
+READINGS = {
+    "authors": "authors' reading of the gate: every segment has its clip's category",
+    "gate": "the gate",
+    "activation": "the category's class activation",
+    "background": "the category's class activation minus that of the background column",
+    "relative": "the category's class activation minus that of the background column, below the clip's best segment",
+}
 
 
 class Prediction(NamedTuple):
@@ -13,7 +27,131 @@ class Prediction(NamedTuple):
 
     segments: Tensor  # [B, T] int64: predicted index
     category: Tensor  # [B] int64: the clip's category (weak: may be background)
-    event_probability: Tensor  # [B, T] in (0, 1)
+    event_probability: Tensor  # [B, T] in [0, 1]
+
+
+class Reading:
+    """How an output becomes a prediction, by a rule that is the same for every checkpoint.
+
+    Args:
+        predict: (output, explanation) -> Prediction.
+        description: the rule in words, for the results.
+    """
+
+    chooses = False  # whether a threshold is chosen on training clips: `scores` and `choose` are there then
+    threshold: float | None = None
+
+    def __init__(self, predict: Callable[[Any, Any], Prediction], description: str) -> None:
+        self._predict, self.description = predict, description
+
+    def __call__(self, output: Any, explanation: Any) -> Prediction:
+        return self._predict(output, explanation)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to remember."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what a checkpoint remembers; {} is one that remembers nothing."""
+
+
+class WeakReading(Reading):
+    """How the weak network's output becomes a prediction.
+
+    The clip's category is the argmax over all C+1 columns. A segment is an event where its score is above a
+    threshold; the score (see READINGS) is, with c the clip's category and A the class activation sequence [T, C+1]:
+
+    - "authors": none; every segment has its clip's category.
+    - "gate": the gate. It is trained through its strongest segment alone, and may say nothing of the others.
+    - "activation": A[t, c].
+    - "background": m[t] = A[t, c] - A[t, C], the margin over the background column; its threshold is 0.
+    - "relative": m[t] - max over t of m[t]: how far the segment stays behind the clip's best one. Clips differ in
+      how strongly they show their event; this takes that out.
+
+    The thresholds of "gate", "activation" and "relative" are chosen on training clips by Otsu's rule: the scores of
+    their labelled category fall into two groups, and the threshold parts them with the least variance within. It needs
+    the clip labels only.
+
+    Args:
+        localize: a key of READINGS.
+        threshold: None leaves it to `choose`, or to a checkpoint.
+    """
+
+    def __init__(self, localize: str = "authors", threshold: float | None = None) -> None:
+        self.localize = localize
+        self.threshold = 0.0 if localize == "background" else threshold
+        self.chooses = localize != "authors" and self.threshold is None
+        self.chosen_by = "fixed" if localize == "background" else "given by the config"
+
+    @property
+    def description(self) -> str:
+        """The rule in words, for the results."""
+        what = READINGS[self.localize]
+        if self.localize == "authors":
+            return what
+        return f"background where {what} is not above {self.threshold:.4g} (threshold {self.chosen_by})"
+
+    def __call__(self, output: Any, explanation: Any) -> Prediction:
+        """A WeakOutput, and its Explanation (not needed by "authors" and "gate"), as a prediction."""
+        category = output.category_logits.argmax(1)
+        background = output.category_logits.shape[1] - 1
+        if self.localize == "authors":
+            # Quirk: the gate is a probability already, so this holds in every segment.
+            is_event, probability = output.gate.sigmoid() > 0.5, output.gate
+        else:
+            score = self._scores(output, explanation, category)
+            is_event = score > self.threshold
+            if self.localize == "gate":
+                probability = output.gate
+            else:
+                # Activations are logits; a clip called background has no event anywhere.
+                probability = (score - self.threshold).sigmoid() * (category != background).unsqueeze(1)
+        return Prediction(spread_category(category, is_event, background), category, probability)
+
+    def scores(self, output: Any, explanation: Any, labels: Tensor) -> Tensor:
+        """Scores of the labelled category in training clips with clip labels [B, C+1]: those with an event, [n, T]."""
+        category = labels.argmax(1)
+        return self._scores(output, explanation, category)[category != labels.shape[1] - 1]
+
+    def choose(self, scores: Tensor) -> None:
+        """Choose the threshold from what `scores` returned of the training clips, [n, T]."""
+        self.threshold = otsu_threshold(scores)
+        self.chosen_by = f"chosen by Otsu's rule on {len(scores)} training clips with an event, from clip labels only"
+
+    def state(self) -> dict[str, Any]:
+        return {"localize": self.localize, "threshold": self.threshold, "chosen_by": self.chosen_by}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a checkpoint's threshold if it was chosen for this reading; else there is none yet."""
+        if self.chooses:
+            same = state.get("localize") == self.localize
+            self.threshold, self.chosen_by = (state["threshold"], state["chosen_by"]) if same else (None, "")
+
+    def _scores(self, output: Any, explanation: Any, category: Tensor) -> Tensor:
+        if self.localize == "gate":
+            return output.gate
+        activation = explanation.activation
+        score = activation[torch.arange(len(category), device=category.device), :, category]
+        if self.localize == "activation":
+            return score
+        margin = score - activation[..., -1]
+        return margin if self.localize == "background" else margin - margin.amax(1, keepdim=True)
+
+
+def otsu_threshold(scores: Tensor) -> float:
+    """The threshold that parts scores into two groups of least variance within (Otsu, 1979).
+
+    Among all midpoints of neighbouring scores, the one with the largest variance between the groups. Below all
+    scores when they are all equal.
+    """
+    x = scores.double().flatten().sort().values
+    if x[0] == x[-1]:
+        return x[0].item() - 1
+    below = torch.arange(1, len(x), device=x.device)
+    above = len(x) - below
+    total = (x - x.mean()).cumsum(0)[:-1]  # of the lower group; the upper one's is its negative
+    best = (total.square() / (below * above)).argmax()
+    return ((x[best] + x[best + 1]) / 2).item()
 
 
 def spread_category(category: Tensor, is_event: Tensor, background: int) -> Tensor:

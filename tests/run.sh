@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run all tests. Arguments go to pytest, e.g. `bash tests/run.sh -k golden`.
-. "$(dirname "$0")/../utils/env.sh" tests/requirements.txt
+. "$(dirname "$0")/../utils/env.sh"
+use_python requirements.txt requirements-video.txt tests/requirements.txt
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 exec "$PYTHON" -m pytest "$@"

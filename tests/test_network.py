@@ -8,6 +8,7 @@ from conftest import TINY_MODEL
 
 from model import build_model
 from model.cmbs import WeaklySupervisedCMBS, WeakOutput
+from model.dropout import Dropout
 from model.losses import SupervisedLoss, WeakLoss
 from utils.errors import UserError
 
@@ -121,3 +122,29 @@ def test_loss_reads_labels_as_the_authors_do():
 def test_bad_settings(settings, message):
     with pytest.raises(UserError, match=message):
         build_model(settings)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.5])
+def test_dropout_keeps_the_expectation(p):
+    torch.manual_seed(0)
+    dropout = Dropout(p).train()
+    x = torch.ones(7, 11, 1013, requires_grad=True)  # a number of elements that four doesn't divide
+    y = dropout(x)
+    kept = y != 0
+    # 78,001 draws: five standard deviations of a share are under 0.01.
+    assert kept.float().mean().item() == pytest.approx(1 - p, abs=0.01)
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / (1 - p)), rtol=2e-5, atol=0)
+    neighbours = (kept[..., 1:] & kept[..., :-1]).float().mean().item()
+    assert neighbours == pytest.approx((1 - p) ** 2, abs=0.01)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_dropout_follows_the_seed():
+    dropout, x = Dropout(0.2).train(), torch.ones(100)
+    torch.manual_seed(1)
+    first, second = dropout(x), dropout(x)
+    torch.manual_seed(1)
+    assert torch.equal(first, dropout(x))
+    assert not torch.equal(first, second)

@@ -73,6 +73,11 @@ class ModelSettings(_Settings):
     gamma: Strength  # strength of event-level suppression
     beta: Strength  # strength of the global visual gate in the attention
     categories: Width = 28  # C: event categories, background not counted
+    # Ablations: parts of the network that can be left out, with their weights.
+    self_attention: bool = True  # over the grid's cells; false: Y = X
+    time_level: bool = True  # false: no segment gates, nothing is suppressed in time (the gate is 1 everywhere)
+    event_level: bool = True  # false: no class activation sequence of a single modality, and what it multiplies or adds
+    modalities: Literal["both", "audio", "visual"] = "both"  # of one only: the other's features are zero
 
     @model_validator(mode="before")
     @classmethod
@@ -90,6 +95,9 @@ class GenerateSettings(_Settings):
     test: PositiveInt
     background_only: PositiveInt
     categories: Width
+    grid: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [7, 7]  # H, W
+    visual_dim: Width = 512
+    audio_dim: Width = 128
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -112,6 +120,9 @@ class TrainSettings(_Settings):
     clip_gradient: Annotated[float, Field(gt=0)] | None = 0.5  # largest global gradient norm; null: no clipping
     # Adam's L2 penalty. Quirk: the authors' flag of this name is parsed and never used, hence 0.
     weight_decay: Strength = 0.0
+    # Supervised only: weights of the two auxiliary losses in the total; 0 leaves one out.
+    gate_loss: Strength = 1.0
+    av_category_loss: Strength = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     precision: Literal["float32", "float64", "bfloat16"] = "float32"  # float64 is the authors' arithmetic
     snapshot_pref: FolderName  # the run folder
@@ -124,8 +135,9 @@ class TrainSettings(_Settings):
 class EvalSettings(_Settings):
     split: Literal["train", "val", "test"] = "test"
     test_batch_size: PositiveInt = 16
-    # Weak only. null is the authors' reading: every segment of a clip has the clip's category. A number makes
-    # the segments whose gate is not above it background.
+    # Weak only: what says where in a clip its event is, see model/prediction.py. `authors`: the event is everywhere.
+    localize: Literal["authors", "gate", "activation", "background", "relative"] = "authors"
+    # Weak only: segments whose gate is not above this are background; null with `gate`: chosen on training clips.
     gate_threshold: Fraction | None = None
     exclude_leaked: bool = False  # also report accuracy without test clips whose video is in the training split
 
@@ -149,14 +161,27 @@ class Config(_Settings):
 
     @model_validator(mode="after")
     def _belong_together(self) -> Config:
+        """Raise for settings that contradict each other, or whose effect somebody wanted and would not get."""
         generated = self.data.generate
         if generated is not None and generated.categories != self.model.categories:
             raise ValueError(
                 f"data.generate.categories is {generated.categories} and model.categories {self.model.categories}: "
                 f"set both to the same number"
             )
-        if self.eval.gate_threshold is not None and self.model.name == SUPERVISED:
-            raise ValueError("eval.gate_threshold is for weak_main_model; set it to null")
+        if self.model.name == WEAK:
+            for key in ("gate_loss", "av_category_loss"):
+                if getattr(self.train, key) != 1:
+                    raise ValueError(f"'train.{key}' is {getattr(self.train, key)}: the weak network has no such loss")
+        elif self.eval.gate_threshold is not None:
+            raise ValueError(
+                f"'eval.gate_threshold' is {self.eval.gate_threshold}: it is for the weak network ({WEAK})"
+            )
+        elif self.eval.localize != "authors":
+            raise ValueError(f"'eval.localize' is {self.eval.localize!r}: it is for the weak network ({WEAK})")
+        if self.eval.gate_threshold is not None and self.eval.localize not in ("authors", "gate"):
+            raise ValueError(f"'eval.gate_threshold' is not for 'eval.localize' {self.eval.localize!r}; remove one")
+        if self.eval.localize == "gate" and not self.model.time_level:
+            raise ValueError("'eval.localize' is 'gate', but without 'model.time_level' there is no gate")
         return self
 
 
@@ -251,6 +276,8 @@ def _explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
     problem = error.errors(include_url=False)[0]
     where = [str(part) for part in problem["loc"]]
     key = ".".join(where) or "the config"
+    if problem["type"] == "value_error" and not where:
+        return str(problem["ctx"]["error"])
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {_nearest_key(where, root)}"
     if problem["type"] == "missing":

@@ -1,12 +1,14 @@
 """The training loop and the evaluation, for any network and loss with the shape of this project's.
 
-A network has `forward(visual, audio)`, `explain` (the output and what led to it), `predict` (an output as
-segments) and `hits` (a training batch's right answers); a loss turns an output and labels into named terms.
+A network has `forward(visual, audio)`, `explain` (the output and what led to it) and `hits` (a training batch's
+right answers); a loss turns an output and labels into named terms; a reading (see `model.prediction.Reading`) turns
+an output into segments, by a threshold that it may choose on training clips.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import field
@@ -22,12 +24,14 @@ from tqdm import tqdm
 
 from dataset.ave import AVEDataset
 from dataset.loading import Batch, Batches
-from utils import checkpoint
+from utils import checkpoint, distributed
 from utils.config import Config
 from utils.errors import Interrupted, UserError
 from utils.metrics import accuracy
 from utils.recorder import Recorder
 from utils.runtime import StopRequest, autocast, naming_batch_size, random_state, restore_random_state
+
+CHOOSING_CLIPS = 1024  # 10,000 segments fix one threshold well; more would only cost time
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +43,10 @@ class Evaluation(NamedTuple):
     target: Tensor  # [n, T] int64
     category: Tensor  # [n] int64: predicted category of the clip
     event_probability: Tensor  # [n, T] float32
+    gate: Tensor  # [n, T] float32: what time-level suppression makes of the two gates below
+    audio_gate: Tensor  # [n, T] float32
+    visual_gate: Tensor  # [n, T] float32
+    attention: Tensor | None = None  # [n, T, H, W] float16, where asked for: sums to 1 over the grid
 
     @property
     def accuracy(self) -> float:
@@ -47,21 +55,47 @@ class Evaluation(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, batches: Batches, predict: Callable, precision: str) -> Evaluation:
+def evaluate(
+    network: nn.Module, batches: Batches, predict: Callable, precision: str, attention: bool = False
+) -> Evaluation:
     """Predict every clip of a split once.
 
     Args:
-        predict: (output, explanation) -> Prediction, such as the network's own `predict`.
+        predict: (output, explanation) -> Prediction: a reading, or the network's own `predict`.
         precision: float32, float64 or bfloat16.
+        attention: whether to keep the attention maps too.
     """
     network.eval()
-    parts = []
-    for batch in tqdm(batches.epoch(0), "evaluating", len(batches), leave=False, disable=None):
+    places, parts = [], []
+    for batch in tqdm(batches.epoch(0), "evaluating", len(batches), leave=False, disable=_no_bar()):
         with naming_batch_size("--test_batch_size", batches.batch_size), autocast(batches.device, precision):
-            prediction = predict(*network.explain(batch.visual, batch.audio))
-        target = batch.labels.argmax(-1)
-        parts.append((prediction.segments, target, prediction.category, prediction.event_probability.float()))
-    return Evaluation(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+            output, explanation = network.explain(batch.visual, batch.audio)
+            prediction = predict(output, explanation)
+        if batch.weight:  # else the clips are another process's
+            gates = (output.gate, explanation.audio_gate, explanation.visual_gate)
+            columns = [prediction.segments, batch.labels.argmax(-1), prediction.category]
+            columns += [probability.float() for probability in (prediction.event_probability, *gates)]
+            if attention:
+                columns.append(explanation.attention.half())
+            places.append(batch.clips)
+            parts.append(columns)
+    mine = Evaluation(*(torch.cat(column).cpu() for column in zip(*parts, strict=True))) if parts else None
+    return _in_order(distributed.everyones((places, mine)))
+
+
+def _in_order(shares: list[tuple[list[Tensor], Evaluation | None]]) -> Evaluation:
+    """The split's evaluation, from each process's places in the split and its evaluation of those."""
+    places = torch.cat([place for places, _ in shares for place in places])
+    order = places.argsort()
+    if not torch.equal(places[order], torch.arange(len(places))):
+        raise RuntimeError("a clip was evaluated twice or not at all")
+    columns = zip(*(evaluation for _, evaluation in shares if evaluation is not None), strict=True)
+    return Evaluation(*(None if column[0] is None else torch.cat(column)[order] for column in columns))
+
+
+def _no_bar() -> bool | None:
+    """tqdm's `disable`: a bar where there is a terminal, and only by the first process."""
+    return True if distributed.rank() else None
 
 
 @dataclass
@@ -78,6 +112,21 @@ class Position:
         return f"epoch {self.epoch}" + (f", step {self.step} of the next" if self.step else "")
 
 
+@torch.inference_mode()
+def choose_threshold(network: nn.Module, batches: Batches, reading: Any, precision: str) -> None:
+    """Let a reading that needs a threshold choose it on training clips, at most CHOOSING_CLIPS of them."""
+    network.eval()
+    parts, clips = [], 0
+    for batch in batches.epoch(0):
+        with autocast(batches.device, precision):
+            output, explanation = network.explain(batch.visual, batch.audio)
+        parts.append(reading.scores(output, explanation, batch.labels).float().cpu())
+        clips += len(batch.clips)
+        if clips >= CHOOSING_CLIPS:
+            break
+    reading.choose(torch.cat(distributed.everyones(torch.cat(parts))))
+
+
 class Training:
     """One training run: everything that changes while it goes on, and how it is saved and restored."""
 
@@ -85,13 +134,16 @@ class Training:
         self,
         network: nn.Module,
         loss: nn.Module,
+        reading: Any,
         batches: dict[str, Batches],
         config: Config,
         recorder: Recorder,
     ) -> None:
         settings = config.train
-        self.network, self.loss, self.batches, self.config, self.recorder = network, loss, batches, config, recorder
-        self.device = batches["train"].device
+        self.network, self.loss, self.reading, self.batches = network, loss, reading, batches
+        self.config, self.recorder = config, recorder
+        self.device = next(network.parameters()).device
+        self.forward = distributed.parallel(network)
         # One fused kernel for all parameters: the same mathematics as the authors' Adam.
         self.optimizer = torch.optim.Adam(
             network.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True
@@ -102,12 +154,27 @@ class Training:
         self.position = Position()
         self.started = self.saved_at = time.monotonic()
 
+    def gradients(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Compute a step's gradients and clip them.
+
+        Returns the named loss terms, the gradient norm before clipping, and the right and all predictions [2].
+        """
+        settings = self.config.train
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device, settings.precision):
+            output = self.forward(batch.visual, batch.audio)
+            terms = self.loss(output, batch.labels)
+        # The weight makes the mean of all processes' gradients that of all their clips.
+        (terms["total"] * batch.weight).backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient or float("inf"))
+        return terms, norm, self.network.hits(output, batch.labels)
+
     def state(self) -> dict[str, Any]:
         """All that going on needs, besides the weights."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "random": random_state(),
+            "random": distributed.everyones(random_state()),
             "position": {**vars(self.position), "seconds": self.seconds()},
         }
 
@@ -127,7 +194,8 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.position = Position(**state["position"])
-            restore_random_state(state["random"])
+            if distributed.rank() < len(state["random"]):  # else the run has more processes now than it had
+                restore_random_state(state["random"][distributed.rank()])
         except Exception as error:  # any part of it may be anything
             raise UserError(
                 f"the checkpoint's training state is damaged ({type(error).__name__}: {error}); use another one"
@@ -158,13 +226,15 @@ class Training:
             "network": self.network.state_dict(),
             "epoch": self.position.epoch,
             "metrics": metrics,
+            "reading": self.reading.state(),
         }
-        checkpoint.save(self.recorder.folder / name, content | more)
+        if distributed.rank() == 0:
+            checkpoint.save(self.recorder.folder / name, content | more)
 
     def save_due(self) -> bool:
-        """Whether `save_every_minutes` have passed since the last save."""
+        """Whether `save_every_minutes` have passed since the last save, by any process's clock."""
         minutes = self.config.train.save_every_minutes
-        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
+        return minutes is not None and distributed.anywhere(time.monotonic() - self.saved_at >= 60 * minutes)
 
 
 def _epoch_in(path: Path) -> int | None:
@@ -184,13 +254,14 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
                 raise ValueError(f"{name} of parameter {index} has shape {list(value.shape)}")
 
 
-def fit(training: Training, predict: Callable) -> dict[str, dict[str, float]]:
+def fit(training: Training) -> dict[str, dict[str, float]]:
     """Train to the last epoch, evaluating, recording and saving after each.
 
     Returns, for each protocol's choosing split ("test": the authors' protocol, "val": the validation protocol), the
     numbers of the epoch that it chose. Raises Interrupted when asked to stop; the state is saved then.
     """
     settings, batches = training.config.train, training.batches
+    network, reading = training.network, training.reading
     if training.position.step == 0:
         training.save_best(mend=True)
     with StopRequest().listening() as stop:
@@ -199,11 +270,13 @@ def fit(training: Training, predict: Callable) -> dict[str, dict[str, float]]:
             means = train_one_epoch(training, epoch, stop)
             metrics: dict[str, Any] = {"epoch": epoch, **means, "learning_rate": training.scheduler.get_last_lr()[0]}
             if epoch % settings.eval_freq == 0 or epoch == settings.n_epoch:
+                if reading.chooses:
+                    choose_threshold(network, batches["train"], reading, settings.precision)
                 for split in ("val", "test"):
-                    if stop:
+                    if distributed.anywhere(stop):
                         training.save({"epoch": training.position.epoch})
                         _stop(training)
-                    result = evaluate(training.network, batches[split], predict, settings.precision)
+                    result = evaluate(network, batches[split], reading, settings.precision)
                     metrics[f"{split}_accuracy"] = result.accuracy
                 _choose_best(training.position.best, metrics)
             metrics["seconds"] = training.seconds()
@@ -215,7 +288,7 @@ def fit(training: Training, predict: Callable) -> dict[str, dict[str, float]]:
             training.save(metrics)
             training.save_best()
             _log.info(_epoch_line(metrics, settings.n_epoch, training.position.best))
-            if stop:
+            if distributed.anywhere(stop):
                 _stop(training)
     return training.position.best
 
@@ -225,27 +298,21 @@ def train_one_epoch(training: Training, epoch: int, stop: StopRequest) -> dict[s
 
     Returns the epoch's mean loss terms, training accuracy in percent, and mean gradient norm before clipping.
     """
-    network, optimizer, batches = training.network, training.optimizer, training.batches["train"]
-    settings, position = training.config.train, training.position
+    batches, position = training.batches["train"], training.position
     meter = _Meter(training, epoch)
-    network.train()
+    training.network.train()
     steps = enumerate(batches.epoch(epoch, first_step=position.step), position.step + 1)
-    bar = tqdm(steps, f"epoch {epoch}", len(batches), initial=position.step, leave=False, disable=None)
+    bar = tqdm(steps, f"epoch {epoch}", len(batches), initial=position.step, leave=False, disable=_no_bar())
     for step, batch in bar:
-        optimizer.zero_grad(set_to_none=True)
-        with naming_batch_size("--batch_size", settings.batch_size):
-            with autocast(training.device, settings.precision):
-                output = network(batch.visual, batch.audio)
-                terms = training.loss(output, batch.labels)
-            terms["total"].backward()
-            norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip_gradient or float("inf"))
-            if meter.add(step, batch, terms, norm, network.hits(output, batch.labels)):
-                optimizer.step()
+        with naming_batch_size("--batch_size", batches.batch_size):
+            if meter.add(step, batch, *training.gradients(batch)):
+                training.optimizer.step()
         position.step = step
-        if stop or (training.save_due() and step < len(batches)):
+        stopping = distributed.anywhere(stop)
+        if stopping or (step < len(batches) and training.save_due()):
             meter.look()
             training.save({"epoch": position.epoch})
-            if stop:
+            if stopping:
                 _stop(training)
     meter.look()
     return meter.means()
@@ -265,7 +332,7 @@ class _Meter:
         self.training, self.epoch, self.sums = training, epoch, training.position.sums
         settings = training.config.train
         self.every = 1 if training.device.type == "cpu" or settings.skip_nonfinite else settings.print_freq
-        self.waiting: list[tuple[int, Tensor, Tensor]] = []  # step, its clips, its numbers
+        self.waiting: list[tuple[int, Tensor, Tensor]] = []  # step, this process's clips in it, their numbers
         # An epoch that goes on after its last step has no step to take them from.
         self.names = [name for name in self.sums if name not in _COUNTS]
 
@@ -273,7 +340,7 @@ class _Meter:
         """Take in a step's numbers. Returns whether its update may be made."""
         self.names = [*terms, "gradient_norm"]
         numbers = torch.stack([*(term.detach().double() for term in terms.values()), norm.double(), *hits])
-        self.waiting.append((step, batch.clips, numbers))
+        self.waiting.append((step, batch.clips if batch.weight else batch.clips[:0], numbers))
         return self.look() if len(self.waiting) >= self.every else True
 
     def look(self) -> bool:
@@ -281,16 +348,19 @@ class _Meter:
         fine = True
         if not self.waiting:
             return fine
-        rows = torch.stack([numbers for _, _, numbers in self.waiting]).tolist()
-        for (step, clips, _), (*values, right, counted) in zip(self.waiting, rows, strict=True):
-            named = dict(zip(self.names, values, strict=True))
-            if not all(torch.isfinite(torch.tensor(values))):
+        rows = torch.stack([numbers for _, _, numbers in self.waiting]).cpu()
+        counts = torch.tensor([[len(clips)] for _, clips, _ in self.waiting], dtype=torch.float64)
+        means, hits = rows.split([len(self.names), 2], dim=1)
+        totals = distributed.total(torch.cat([means * counts, hits * (counts > 0), counts], dim=1)).tolist()
+        for (step, clips, _), (*sums, right, counted, count) in zip(self.waiting, totals, strict=True):
+            named = {name: value / count for name, value in zip(self.names, sums, strict=True)}
+            if not all(map(math.isfinite, sums)):
                 fine = False
-                self._nonfinite(step, clips, named)
+                self._nonfinite(step, torch.cat(distributed.everyones(clips)), named)
                 continue
-            for name, value in named.items():
-                self._sum(name, value * len(clips))
-            self._sum("clips", len(clips))
+            for name, value in zip(self.names, sums, strict=True):
+                self._sum(name, value)
+            self._sum("clips", count)
             self._sum("right", right)
             self._sum("counted", counted)
             global_step = (self.epoch - 1) * len(self.training.batches["train"]) + step

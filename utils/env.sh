@@ -1,14 +1,13 @@
-# Sourced by the scripts: finds a Python that has the project's packages, or makes one in .venv, and sets $PYTHON.
-# Usage: . utils/env.sh [requirements file ...]   (requirements.txt always counts)
+# Sourced by the scripts; goes to the project's folder. `use_python FILE ...` finds a Python that has the packages
+# named in these requirements files, or makes one in .venv, and sets $PYTHON.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-requirements=(requirements.txt "$@")
 
-# Has this Python everything that the requirements name? (Versions are pinned for .venv; an environment of the
+# has_packages PYTHON FILE ...: has it everything that the files name? (Versions are pinned for .venv; an environment of the
 # user's own may hold others, but torch must be 2.11 or later.)
 has_packages() {
-  "$1" - "${requirements[@]}" 2>/dev/null <<'PYTHON'
+  "$1" - "${@:2}" 2>/dev/null <<'PYTHON'
 import importlib.metadata, re, sys
 
 assert sys.version_info >= (3, 11)
@@ -23,25 +22,28 @@ PYTHON
 
 fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
-PYTHON=
-for candidate in python python3 .venv/bin/python; do
-  if has_packages "$candidate"; then PYTHON=$candidate; break; fi
-done
-if [ -z "$PYTHON" ]; then
-  base=
-  for candidate in python3 python3.12 python3.11 python3.13 python; do
-    if fits "$candidate"; then base=$candidate; break; fi
+use_python() {
+  local candidate base file arguments
+  PYTHON=
+  for candidate in python python3 .venv/bin/python; do
+    if has_packages "$candidate" "$@"; then PYTHON=$candidate; break; fi
   done
-  if [ -z "$base" ]; then
-    echo "error: no Python 3.11, 3.12 or 3.13 found; install one (for example python3.12) and run this again" >&2
-    exit 2
+  if [ -z "$PYTHON" ]; then
+    base=
+    for candidate in python3 python3.12 python3.11 python3.13 python; do
+      if fits "$candidate"; then base=$candidate; break; fi
+    done
+    if [ -z "$base" ]; then
+      echo "error: no Python 3.11, 3.12 or 3.13 found; install one (for example python3.12) and run this again" >&2
+      exit 2
+    fi
+    echo "the packages are not all there: installing them into .venv, once (a few minutes)"
+    arguments=()
+    for file in "$@"; do arguments+=(-r "$file"); done
+    if ! "$base" -m venv .venv || ! .venv/bin/python -m pip install --disable-pip-version-check "${arguments[@]}"; then
+      echo "error: .venv could not be set up; the lines above say why. It is finished by running this again" >&2
+      exit 2
+    fi
+    PYTHON=.venv/bin/python
   fi
-  echo "the packages are not all there: installing them into .venv, once (a few minutes)"
-  arguments=()
-  for file in "${requirements[@]}"; do arguments+=(-r "$file"); done
-  if ! "$base" -m venv .venv || ! .venv/bin/python -m pip install --quiet --disable-pip-version-check "${arguments[@]}"; then
-    echo "error: .venv could not be set up; the lines above say why. It is finished by running this again" >&2
-    exit 2
-  fi
-  PYTHON=.venv/bin/python
-fi
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,20 +15,22 @@ from dataset import files, synthetic
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.check import require_trainable
 from dataset.labels import clip_names
-from dataset.loading import place
-from utils import checkpoint, provenance, results
+from dataset.loading import Shard, place
+from model.prediction import Reading
+from utils import checkpoint, distributed, provenance, results
 from utils import config as configs
 from utils.cli import Options
 from utils.config import Config, DataSettings
-from utils.engine import Position, Training, evaluate, fit, protocol_lines
+from utils.engine import Position, Training, choose_threshold, evaluate, fit, protocol_lines
 from utils.errors import UserError
-from utils.metrics import right_category_everywhere
-from utils.recorder import Recorder, log_to_terminal
-from utils.runtime import choose_device, dtype_of, keep_freed_memory, seed_everything
+from utils.metrics import detailed, right_category_everywhere
+from utils.recorder import Recorder, Spectator, log_to_terminal, protocols
+from utils.runtime import choose_device, dtype_of, keep_freed_memory, named_gpus, seed_everything, seed_process
 
 # A resumed run may differ from the one before in these; in anything else it would be another run.
 _MAY_CHANGE = ("data.root", "data.features", "data.workers", "data.generate", "train.n_epoch", "train.print_freq",
-               "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref", "eval.")  # fmt: skip
+               "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref", "eval.split",
+               "eval.test_batch_size", "eval.exclude_leaked")  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -38,19 +41,29 @@ class Experiment(NamedTuple):
     network: nn.Module
     loss: nn.Module
     dataset: type[AVEDataset]
-    predict: Callable  # (output, explanation) -> Prediction
-    reading: str  # what `predict` does, in words, for the results
+    reading: Reading  # how an output becomes segments
     load_official: Callable  # loads an authors' state_dict into the network
     official_files: tuple[str, ...]  # names that the authors' checkpoint of this setting goes by
 
 
 def begin(config: Config, options: Options) -> torch.device:
-    """Set up messages, memory, seeds and the device, and generate the demo's data if that is what is configured."""
+    """Set up messages, memory, seeds and the device, and generate the demo's data if that is what is configured.
+
+    For several GPUs, start one process for each instead, and end with them.
+    """
     log_to_terminal()
     keep_freed_memory()
+    gpus = named_gpus(options.gpu)
+    if len(gpus) > 1 and not distributed.is_member():
+        sys.exit(distributed.launch(len(gpus)))
     device, story = choose_device(options.gpu)
+    distributed.join(device)
+    if distributed.rank() > 0:
+        logging.getLogger().setLevel(logging.WARNING)
     _log.info(story)
-    _generate_once(config.data)
+    if distributed.local_rank() == 0:
+        generate_once(config.data)
+    distributed.barrier()
     seed_everything(config.train.seed)
     return device
 
@@ -58,34 +71,40 @@ def begin(config: Config, options: Options) -> torch.device:
 def run(experiment: Experiment, config: Config, options: Options, device: torch.device) -> None:
     """Train, or with --evaluate evaluate, and say where the results are."""
     experiment.network.to(device, dtype_of(config.train.precision))
-    if options.evaluate:
-        path = _named_checkpoint(config, options) or _find_checkpoint(experiment, config)
-        _test(experiment, config, options, device, path)
-    else:
-        _train(experiment, config, options, device)
+    with distributed.together():
+        # Files are looked for, and checkpoints read, by the first process alone: only its machine may have them.
+        path = distributed.of_first(lambda: _named_checkpoint(config, options))
+        if options.evaluate:
+            path = path or distributed.of_first(lambda: _find_checkpoint(experiment, config))
+            _test(experiment, config, options, device, path)
+        else:
+            _train(experiment, config, options, device, path)
 
 
-def _train(experiment: Experiment, config: Config, options: Options, device: torch.device) -> None:
+def _train(experiment: Experiment, config: Config, options: Options, device: torch.device, path: Path | None) -> None:
     network, dtype = experiment.network, dtype_of(config.train.precision)
     state = None
-    path = _named_checkpoint(config, options)
     if path is not None:
         content = _load_weights(experiment, config, path)
         state = content.get("training")
         if state is None:
             _log.info(f"{path} holds weights only: a new run starts from them, in {config.train.snapshot_pref}")
         else:
-            config = _config_to_go_on(config, options, content, path)
+            config = distributed.of_first(lambda: _config_to_go_on(config, options, content, path))
     folder = Path(config.train.snapshot_pref)
     weak = issubclass(experiment.dataset, WeakAVEDataset)
     require_trainable(config.data.root, weak)
     datasets = {split: experiment.dataset(config.data.root, split, dtype) for split in files.SPLITS}
     _check_fits(datasets["train"], config)
-    recorder = Recorder(folder, provenance.fingerprint(config.data.root, weak), new=state is None)
+    if distributed.rank() == 0:
+        recorder = Recorder(folder, provenance.fingerprint(config.data.root, weak), new=state is None)
+    else:
+        recorder = Spectator(folder)
     try:
         sizes = {split: config.eval.test_batch_size for split in datasets} | {"train": config.train.batch_size}
-        batches = place(datasets, config.data, sizes, device, dtype, config.train.seed)
-        training = Training(network, experiment.loss, batches, config, recorder)
+        batches = place(datasets, config.data, sizes, device, dtype, config.train.seed, _shard())
+        training = Training(network, experiment.loss, experiment.reading, batches, config, recorder)
+        seed_process(config.train.seed)
         if state is not None:
             training.restore(state)
             _check_goes_on(training.position, config, path)
@@ -97,7 +116,7 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
             f"training {type(network).__name__} ({sum(p.numel() for p in network.parameters()):,} parameters) on "
             f"{len(datasets['train'])} clips; everything is recorded in {folder}"
         )
-        best = fit(training, experiment.predict)
+        best = fit(training)
         for line in protocol_lines(best):
             _log.info(line)
     finally:
@@ -132,34 +151,66 @@ def _check_goes_on(position: Position, config: Config, path: Path) -> None:
 
 def _test(experiment: Experiment, config: Config, options: Options, device: torch.device, path: Path) -> None:
     content = _load_weights(experiment, config, path)
+    _settle(experiment, config, content, device)
     split = config.eval.split
     require_trainable(config.data.root, weak=False, splits=(split,))
     dataset = AVEDataset(config.data.root, split, dtype_of(config.train.precision))
     _check_fits(dataset, config)
     sizes = {split: config.eval.test_batch_size}
-    batches = place({split: dataset}, config.data, sizes, device, dataset.dtype, seed=None)
-    result = evaluate(experiment.network, batches[split], experiment.predict, config.train.precision)
+    batches = place({split: dataset}, config.data, sizes, device, dataset.dtype, seed=0, shard=_shard())
+    result = evaluate(experiment.network, batches[split], experiment.reading, config.train.precision, attention=True)
     ceiling = right_category_everywhere(result.target, background=dataset.categories)
     metrics: dict[str, Any] = {
         "accuracy": result.accuracy,
         "clips": result.target.shape[0],
         "segments": result.target.numel(),
         "split": split,
+        "model": type(experiment.network).__name__,
         "right_category_everywhere": ceiling,
-        "reading": experiment.reading,
+        "reading": experiment.reading.description,
         "checkpoint": str(path),
-        "epoch": content.get("epoch"),
+        "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,
+        "data_root": config.data.root,
+        "generated": (Path(config.data.root) / synthetic.MARKER).exists(),
     }
     folder = Path(options.output or path.parent / f"eval-{split}")
-    results.write(folder, metrics, result, dataset.rows, clip_names(config.data.root, dataset.categories))
+    if distributed.rank() == 0:
+        names = clip_names(config.data.root, dataset.categories)
+        metrics["protocols"] = protocols(path.parent) if checkpoint.is_ours(content) else None
+        metrics |= detailed(result, names.categories)
+        results.write(folder, metrics, result, dataset.rows, names)
+        from utils import report  # only now: what draws figures takes a second to import
+
+        report.write(folder)
     chosen = f", epoch {content['epoch']}" if checkpoint.is_ours(content) else ""
     _log.info(f"{path}{chosen}: {split} accuracy {result.accuracy:.2f} % over {metrics['clips']} clips "
-              f"({metrics['segments']} segments); {experiment.reading}")  # fmt: skip
+              f"({metrics['segments']} segments); {experiment.reading.description}")  # fmt: skip
     _log.info(f"naming the right category in every segment would give {ceiling:.2f} %")
     _log.info(f"results: {folder / results.METRICS}, {folder / results.PREDICTIONS}")
+    _log.info(f"to look at: {folder / results.REPORT}")
 
 
-def _generate_once(settings: DataSettings) -> None:
+def _settle(experiment: Experiment, config: Config, content: dict[str, Any], device: torch.device) -> None:
+    """Give the reading its threshold: the checkpoint's, else one chosen on the training split."""
+    reading = experiment.reading
+    reading.restore(content.get("reading", {}) if checkpoint.is_ours(content) else {})
+    if reading.chooses and reading.threshold is None:
+        _log.info("the checkpoint holds no threshold for this reading: choosing one on the training split")
+        dataset = experiment.dataset(config.data.root, "train", dtype_of(config.train.precision))
+        _check_fits(dataset, config)
+        sizes = {"train": config.eval.test_batch_size}
+        # Streamed: a part of the split is enough.
+        data = config.data.model_copy(update={"features": "stream"})
+        batches = place({"train": dataset}, data, sizes, device, dataset.dtype, config.train.seed, _shard())
+        choose_threshold(experiment.network, batches["train"], reading, config.train.precision)
+
+
+def _shard() -> Shard:
+    return Shard(distributed.rank(), distributed.world())
+
+
+def generate_once(settings: DataSettings) -> None:
+    """Generate the data set that a config describes, unless it is there already."""
     if settings.generate is not None:
         synthetic.generate(settings.root, synthetic.Settings(**settings.generate.model_dump()))
 
@@ -195,7 +246,7 @@ def _find_checkpoint(experiment: Experiment, config: Config) -> Path:
 
 def _load_weights(experiment: Experiment, config: Config, path: Path) -> dict[str, Any]:
     """Load a checkpoint of either kind into the network; returns its content."""
-    content = checkpoint.load(path)
+    content = distributed.of_first(lambda: checkpoint.load(path))
     if not checkpoint.is_ours(content):
         try:
             experiment.load_official(experiment.network, content)

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import logging
+import operator
 import os
 import sys
 from logging.handlers import MemoryHandler
@@ -25,6 +26,7 @@ from utils.config import Config
 from utils.errors import UserError, command
 
 METRICS = "metrics.jsonl"
+_CHOSEN = ("epoch", "val_accuracy", "test_accuracy")
 
 _log = logging.getLogger(__name__)
 
@@ -171,6 +173,23 @@ class Recorder:
             write_text(path, "".join(line + "\n" for line in kept))
 
 
+class Spectator:
+    """In the place of a Recorder, in a process that leaves the recording to another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, config: Config, start: dict[str, Any], epochs_done: int, steps_done: int) -> None: ...
+
+    def epoch(self, metrics: dict[str, Any], step: int) -> None: ...
+
+    def step(self, values: dict[str, float], step: int, group: str = "step") -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _lock(folder: Path) -> Any:
     """Hold the folder for this process; the operating system lets go when the process ends, however it ends."""
     try:
@@ -190,6 +209,22 @@ def _lock(folder: Path) -> Any:
             raise write_error(folder / ".lock", error) from error
         _log.warning(f"{folder}: its file system has no locks; let no second run write to this folder")
     return file
+
+
+def protocols(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """What both protocols choose of a run so far, from its `metrics.jsonl`; None where there is nothing to choose from.
+
+    Returns {"authors": ..., "validation": ...}, each the `epoch` chosen (on the test split, on the val split; the
+    earlier of equals) and its `val_accuracy` and `test_accuracy` in percent.
+    """
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    epochs = [json.loads(line) for line in lines if _epoch_of(line) < float("inf")]
+    evaluated = [{key: epoch[key] for key in _CHOSEN} for epoch in epochs if all(key in epoch for key in _CHOSEN)]
+    if not evaluated:
+        return None
+    choosers = {"authors": "test_accuracy", "validation": "val_accuracy"}
+    return {protocol: max(evaluated, key=operator.itemgetter(key)) for protocol, key in choosers.items()}
 
 
 def _epochs(path: Path) -> int:

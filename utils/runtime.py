@@ -14,26 +14,45 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from utils import distributed
 from utils.errors import UserError, is_out_of_memory
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
 def choose_device(gpu: str | None) -> tuple[torch.device, str]:
-    """The device that `--gpu` names, and a line that says so. Raises UserError for a GPU that isn't there."""
+    """The device that `--gpu` names, and a line that says so. Raises UserError for a GPU that isn't there.
+
+    Of several processes on this machine, each takes the next of the GPUs named, or of all.
+    """
+    gpus, me, processes = named_gpus(gpu), distributed.local_rank(), distributed.local_world()
+    among = f" in {processes} processes" if processes > 1 else ""
+    if not gpus:
+        asked = "" if gpu == "cpu" else "torch sees no GPU: "
+        asked = f"--gpu {gpu} asks for a GPU, but {asked}" if gpu not in (None, "cpu") else asked
+        return torch.device("cpu"), f"{asked}running on the CPU ({torch.get_num_threads()} threads){among}"
+    if me >= len(gpus):
+        raise UserError(f"{processes} processes were started for {len(gpus)} GPUs; start one for each")
+    torch.cuda.set_device(gpus[me])
+    return torch.device("cuda", gpus[me]), f"running on {torch.cuda.get_device_name(gpus[me])} (GPU {gpus[me]}){among}"
+
+
+def named_gpus(gpu: str | None) -> list[int]:
+    """Numbers of the GPUs that `--gpu` names: "0", "0,1", or None for the first (of several processes: for all).
+
+    Empty for "cpu", and on a machine without GPUs. Raises UserError for one that isn't there.
+    """
     if gpu is not None and not re.fullmatch(r"cpu|\d+(,\d+)*", gpu):
         raise UserError(f"--gpu {gpu}: is not the number of a GPU, nor several with commas, nor cpu")
-    if gpu == "cpu":
-        return torch.device("cpu"), f"running on the CPU ({torch.get_num_threads()} threads)"
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0:
-        asked = f"--gpu {gpu} asks for a GPU, but " if gpu is not None else ""
-        return torch.device("cpu"), f"{asked}torch sees no GPU: running on the CPU ({torch.get_num_threads()} threads)"
-    index = int(gpu) if gpu is not None and gpu.isdecimal() else 0 if gpu is None else -1
-    if not 0 <= index < count:
-        raise UserError(f"--gpu {gpu}: this machine has GPUs 0 to {count - 1}; name one of them, or cpu")
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index), f"running on {torch.cuda.get_device_name(index)} (GPU {index})"
+    if gpu == "cpu" or count == 0:
+        return []
+    if gpu is None:
+        return list(range(count if distributed.is_member() else 1))
+    numbers = [int(number) for number in gpu.split(",")]
+    if not all(number < count for number in numbers) or len(set(numbers)) < len(numbers):
+        raise UserError(f"--gpu {gpu}: this machine has GPUs 0 to {count - 1}; name one, several as 0,1, or cpu")
+    return numbers
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -53,6 +72,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+def seed_process(seed: int) -> None:
+    """Give every process of a run but the first randomness of its own: each drops out other values."""
+    if distributed.rank():
+        seed_everything(seed + distributed.rank())
 
 
 def random_state() -> dict:
