@@ -180,6 +180,8 @@ class Config(_Settings):
             raise ValueError(f"'eval.localize' is {self.eval.localize!r}: it is for the weak network ({WEAK})")
         if self.eval.gate_threshold is not None and self.eval.localize not in ("authors", "gate"):
             raise ValueError(f"'eval.gate_threshold' is not for 'eval.localize' {self.eval.localize!r}; remove one")
+        if self.eval.exclude_leaked and self.eval.split == "train":
+            raise ValueError("'eval.exclude_leaked' would leave out every clip of the training split")
         if self.eval.localize == "gate" and not self.model.time_level:
             raise ValueError("'eval.localize' is 'gate', but without 'model.time_level' there is no gate")
         return self
