@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# How often a clip misleads. Both distractors are often there for the whole clip, as loud and as large as
-# the clip's own: one modality alone then has to guess between two categories.
+# How often a clip misleads. A distractor is there for at least half of the clip, as loud or as large as the
+# clip's own: one modality alone then has to guess between two categories.
 EXTRA_SOUND = 0.6
 EXTRA_OBJECT = 0.6
 # What a run of background segments beside an event holds; "neither" has the rest.

@@ -95,6 +95,9 @@ class GenerateSettings(_Settings):
     test: PositiveInt
     background_only: PositiveInt
     categories: Width
+    grid: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [7, 7]  # H, W
+    visual_dim: Width = 512
+    audio_dim: Width = 128
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -177,6 +180,8 @@ class Config(_Settings):
             raise ValueError(f"'eval.localize' is {self.eval.localize!r}: it is for the weak network ({WEAK})")
         if self.eval.gate_threshold is not None and self.eval.localize not in ("authors", "gate"):
             raise ValueError(f"'eval.gate_threshold' is not for 'eval.localize' {self.eval.localize!r}; remove one")
+        if self.eval.exclude_leaked and self.eval.split == "train":
+            raise ValueError("'eval.exclude_leaked' would leave out every clip of the training split")
         if self.eval.localize == "gate" and not self.model.time_level:
             raise ValueError("'eval.localize' is 'gate', but without 'model.time_level' there is no gate")
         return self

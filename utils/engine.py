@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -207,14 +208,17 @@ class Training:
         self._write(checkpoint.LAST, metrics, training=self.state())
         self.saved_at = time.monotonic()
 
-    def save_best(self) -> None:
+    def save_best(self, mend: bool = False) -> None:
         """Write the weights of the epoch just done for each protocol that calls it the best so far.
 
-        After `last.pth.tar`, which names the best epochs: a run killed between the two does this when it goes on.
+        This comes after `last.pth.tar`, which names the best epochs. A run that was killed between the two does it
+        when it goes on: `mend` writes only what isn't there.
         """
         for split, name in (("test", checkpoint.BEST), ("val", checkpoint.BEST_VAL)):
             best = self.position.best.get(split)
-            if best is not None and best["epoch"] == self.position.epoch:
+            if best is None or best["epoch"] != self.position.epoch:
+                continue
+            if not (mend and _epoch_in(self.recorder.folder / name) == self.position.epoch):
                 self._write(name, best)
 
     def _write(self, name: str, metrics: dict[str, Any], **more: Any) -> None:
@@ -232,6 +236,14 @@ class Training:
         """Whether `save_every_minutes` have passed since the last save, by any process's clock."""
         minutes = self.config.train.save_every_minutes
         return minutes is not None and distributed.anywhere(time.monotonic() - self.saved_at >= 60 * minutes)
+
+
+def _epoch_in(path: Path) -> int | None:
+    """The epoch of a checkpoint of ours; None where there is no good one."""
+    try:
+        return checkpoint.load(path).get("epoch")
+    except UserError:
+        return None
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -252,7 +264,7 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
     settings, batches = training.config.train, training.batches
     network, reading = training.network, training.reading
     if training.position.step == 0:
-        training.save_best()
+        training.save_best(mend=True)
     with StopRequest().listening() as stop:
         for epoch in range(training.position.epoch + 1, settings.n_epoch + 1):
             training.started = time.monotonic()

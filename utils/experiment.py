@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,14 +17,15 @@ from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.check import require_trainable
 from dataset.labels import clip_names
 from dataset.loading import Shard, place
+from dataset.stats import leaked_clips
 from model.prediction import Reading
 from utils import checkpoint, distributed, provenance, results
 from utils import config as configs
 from utils.cli import Options
 from utils.config import Config, DataSettings
-from utils.engine import Position, Training, choose_threshold, evaluate, fit, protocol_lines
+from utils.engine import Evaluation, Position, Training, choose_threshold, evaluate, fit, protocol_lines
 from utils.errors import UserError
-from utils.metrics import detailed, right_category_everywhere
+from utils.metrics import accuracy, detailed, right_category_everywhere
 from utils.recorder import Recorder, Spectator, log_to_terminal, protocols
 from utils.runtime import choose_device, dtype_of, keep_freed_memory, named_gpus, seed_everything, seed_process
 
@@ -62,7 +64,7 @@ def begin(config: Config, options: Options) -> torch.device:
         logging.getLogger().setLevel(logging.WARNING)
     _log.info(story)
     if distributed.local_rank() == 0:
-        _generate_once(config.data)
+        generate_once(config.data)
     distributed.barrier()
     seed_everything(config.train.seed)
     return device
@@ -179,6 +181,8 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         "data_root": config.data.root,
         "generated": (Path(config.data.root) / files.GENERATED).exists(),
     }
+    if config.eval.exclude_leaked:
+        metrics |= _without_leaked(dataset, result)
     folder = Path(options.output or path.parent / f"eval-{split}")
     if distributed.rank() == 0:
         names = clip_names(config.data.root, dataset.categories)
@@ -191,9 +195,29 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
     chosen = f", epoch {content['epoch']}" if checkpoint.is_ours(content) else ""
     _log.info(f"{path}{chosen}: {split} accuracy {result.accuracy:.2f} % over {metrics['clips']} clips "
               f"({metrics['segments']} segments); {experiment.reading.description}")  # fmt: skip
+    if config.eval.exclude_leaked:
+        _log.info(
+            f"without the {metrics['leaked_clips']} clips whose video is also in the training split: "
+            f"{metrics['accuracy_without_leaked']:.2f} %"
+        )
     _log.info(f"naming the right category in every segment would give {ceiling:.2f} %")
     _log.info(f"results: {folder / results.METRICS}, {folder / results.PREDICTIONS}")
     _log.info(f"to look at: {folder / results.REPORT}")
+
+
+def _without_leaked(dataset: AVEDataset, result: Evaluation) -> dict[str, Any]:
+    """Accuracy without the clips of a split whose video the network was trained on."""
+    leaked = np.isin(dataset.rows, leaked_clips(dataset.root, dataset.split))
+    if leaked.all():
+        raise UserError(
+            f"{dataset.root}: every clip of the {dataset.split} split has its video in the training split too; "
+            f"set eval.exclude_leaked to false"
+        )
+    kept = torch.from_numpy(~leaked)
+    return {
+        "accuracy_without_leaked": accuracy(result.segments[kept], result.target[kept]),
+        "leaked_clips": int(leaked.sum()),
+    }
 
 
 def _settle(experiment: Experiment, config: Config, content: dict[str, Any], device: torch.device) -> None:
@@ -215,7 +239,8 @@ def _shard() -> Shard:
     return Shard(distributed.rank(), distributed.world())
 
 
-def _generate_once(settings: DataSettings) -> None:
+def generate_once(settings: DataSettings) -> None:
+    """Generate the data set that a config describes, unless it is there already."""
     if settings.generate is not None:
         synthetic.generate(settings.root, synthetic.Settings(**settings.generate.model_dump()))
 
