@@ -46,6 +46,7 @@ def as_metrics(result: Evaluation, categories: list[str], **changes: Any) -> dic
         "split": "test",
         "model": "SupervisedCMBS",
         "right_category_everywhere": metrics.right_category_everywhere(result.target, len(categories)),
+        "best_single_label": 90.0,
         "reading": "background where sigma(event_logits) <= 0.5",
         "checkpoint": "run/best.pth.tar",
         "epoch": 7,

@@ -17,7 +17,7 @@ from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.check import require_trainable
 from dataset.labels import clip_names
 from dataset.loading import Shard, place
-from dataset.stats import leaked_clips
+from dataset.stats import leaked_clips, trivial_accuracies
 from model.prediction import Reading
 from utils import checkpoint, distributed, provenance, results
 from utils import config as configs
@@ -175,6 +175,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         "split": split,
         "model": type(experiment.network).__name__,
         "right_category_everywhere": ceiling,
+        "best_single_label": trivial_accuracies(dataset.labels).best_single_label,
         "reading": experiment.reading.description,
         "checkpoint": str(path),
         "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,

@@ -48,15 +48,18 @@ function headline() {
   const p = metrics.protocols;
   const unknown = "not known: no training record beside this checkpoint";
   byId("headline").append(
-    tile(metrics.accuracy, "This checkpoint",
-      `${whole(metrics.segments)} segments of the ${metrics.split} split; the right category in every segment ` +
-      `would give ${percent(metrics.right_category_everywhere, 2)} %`),
+    tile(metrics.accuracy, "This checkpoint", `of ${whole(metrics.segments)} segments of the ${metrics.split} split are right`),
     tile(p ? p.authors.test_accuracy : null, "Authors' protocol",
       p ? `test accuracy at epoch ${p.authors.epoch}, the best on the test split itself` : unknown),
     tile(p ? p.validation.test_accuracy : null, "Validation protocol",
       p ? `test accuracy at epoch ${p.validation.epoch}, the best on the val split ` +
         `(${percent(p.validation.val_accuracy, 2)} % there)` : unknown),
   );
+  const leaked = metrics.accuracy_without_leaked === undefined ? ""
+    : `Without the ${plural(metrics.leaked_clips, "clip")} whose video is also in the training split: ` +
+      `${percent(metrics.accuracy_without_leaked, 2)} %. `;
+  byId("comparison").textContent = `${leaked}For comparison: the right category in every segment would give ` +
+    `${percent(metrics.right_category_everywhere, 2)} %, the best possible one label a clip ${percent(metrics.best_single_label, 2)} %.`;
 }
 
 function mix() {
@@ -197,7 +200,7 @@ function confusion() {
   let hot = [];
   const hint = "Blue: right, red: wrong; the stronger, the larger the share of the row. Point at a cell to read it.";
   byId("readout").textContent = hint;
-  picture.addEventListener("pointermove", (event) => {
+  const point = (event) => {
     const box = picture.getBoundingClientRect();
     const j = Math.floor((event.clientX - box.left - room) / size), i = Math.floor((event.clientY - box.top - room) / size);
     hot.forEach((label) => label.classList.remove("hot"));
@@ -210,7 +213,9 @@ function confusion() {
     fill(pick, { x: room + j * size, y: room + i * size, visibility: "visible" }, []);
     const share = sums[i] ? ` (${percent((100 * matrix[i][j]) / sums[i])} % of ${plural(sums[i], "segment")})` : "";
     byId("readout").textContent = `${names[i]} predicted as ${names[j]}: ${plural(matrix[i][j], "segment")}${share}`;
-  });
+  };
+  picture.addEventListener("pointermove", point);
+  picture.addEventListener("pointerdown", point);
   byId("confusion").append(picture);
 
   const head = make("tr", {}, make("th", {}, "Annotated"), make("th", {}, "Predicted"), make("th", { class: "n" }, "Segments"), make("th", { class: "n" }, "%"));
