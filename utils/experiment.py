@@ -170,6 +170,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         "model": type(experiment.network).__name__,
         "right_category_everywhere": ceiling,
         "reading": experiment.reading.description,
+        **experiment.reading.state(),
         "checkpoint": str(path),
         "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,
         "data_root": config.data.root,
