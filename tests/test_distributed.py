@@ -19,6 +19,7 @@ from dataset.ave import AVEDataset
 from dataset.loading import ResidentBatches, Shard
 from model import build_model
 from model.losses import SupervisedLoss
+from model.prediction import Reading
 from utils import checkpoint, distributed
 from utils import config as configs
 from utils.engine import Training, evaluate, train_one_epoch
@@ -61,7 +62,7 @@ def _training(data: Path, folder: Path, dropout: bool) -> Training:
         dataset = AVEDataset(data, split, torch.float64)
         seed = 0 if split == "train" else None
         batches[split] = ResidentBatches(dataset, 23 if seed == 0 else 3, CPU, dataset.dtype, seed, shard, home=CPU)
-    return Training(network, SupervisedLoss(), batches, config, _Steps(folder))
+    return Training(network, SupervisedLoss(), Reading(network.predict, ""), batches, config, _Steps(folder))
 
 
 def _run(data: Path, folder: Path) -> dict:

@@ -38,6 +38,7 @@ from dataset.labels import SEGMENTS
 from dataset.loading import Batch, Batches, place
 from model import build_model
 from model.losses import SupervisedLoss, WeakLoss
+from model.prediction import Reading
 from utils import bound
 from utils import config as configs
 from utils.atomic import write_text
@@ -259,7 +260,7 @@ def _training(task: Task, device: torch.device, batches: dict[str, Batches]) -> 
     config = task.config.model_copy(
         update={"train": task.config.train.model_copy(update={"precision": task.way.precision})}
     )
-    return Training(network, loss, batches, config, recorder=None)
+    return Training(network, loss, Reading(network.predict, ""), batches, config, recorder=None)
 
 
 def _random_batch(config: Config, device: torch.device, dtype: torch.dtype) -> Batch:
