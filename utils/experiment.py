@@ -177,6 +177,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         "right_category_everywhere": ceiling,
         "best_single_label": trivial_accuracies(dataset.labels).best_single_label,
         "reading": experiment.reading.description,
+        **experiment.reading.state(),
         "checkpoint": str(path),
         "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,
         "data_root": config.data.root,
