@@ -101,7 +101,9 @@ class Row:
 
     @property
     def clips_per_second(self) -> float:
-        return self.clips / self.seconds
+        """By the median step; of data from the files, whose steps differ in what they wait for, by all of them."""
+        seconds = self.seconds if self.loading_seconds is None else sum(self.times) / len(self.times)
+        return self.clips / seconds
 
 
 @dataclass(frozen=True)
