@@ -6,13 +6,12 @@ import contextlib
 import json
 import os
 import signal
-from pathlib import Path
 
 import helpers_bad
 import pytest
 import torch
 from helpers_bad import MAINS
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from helpers_runs import difference, outcome
 
 from utils import checkpoint, engine
 from utils.config import SUPERVISED
@@ -60,45 +59,8 @@ def killed_at(place: str, count: int):
             yield
 
 
-def outcome(folder: Path) -> dict:
-    """All that a run leaves, without what a clock measured or where it lay."""
-    left = {}
-    for name in (checkpoint.LAST, checkpoint.BEST, checkpoint.BEST_VAL):
-        content = checkpoint.load(folder / name)
-        content["metrics"].pop("seconds", None)
-        content["config"]["train"].pop("snapshot_pref")
-        content["config"]["train"].pop("save_every_minutes")
-        if "training" in content:
-            content["training"]["position"].pop("seconds")
-        left[name] = content
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    left["metrics.jsonl"] = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-    left["predictions"] = (folder / "eval-test" / "predictions.jsonl").read_text()
-    left["tensorboard"] = tensorboard(folder)
-    return left
-
-
-def tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder)).Reload()
-    return {
-        tag: [(point.step, point.value) for point in events.Scalars(tag)]
-        for tag in events.Tags()["scalars"]
-        if not tag.endswith("seconds")
-    }
-
-
-def assert_equal(ours: object, theirs: object, where: str = "run") -> None:
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, list):
-        ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
-    if isinstance(ours, dict):
-        assert list(ours) == list(theirs), where
-        for key in ours:
-            assert_equal(ours[key], theirs[key], f"{where} {key}")
-    elif isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), where
-    else:
-        assert ours == theirs, where
+def assert_equal(ours: dict, theirs: dict) -> None:
+    assert difference(ours, theirs) is None
 
 
 @pytest.fixture(scope="module")

@@ -259,7 +259,7 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def difference(ours: Config, theirs: Config) -> list[str]:
     """Keys in which two configs differ, as "train.lr (0.0007 here, 0.001 there)"."""
-    mine, other = _flat(ours.model_dump()), _flat(theirs.model_dump())
+    mine, other = flat(ours.model_dump()), flat(theirs.model_dump())
     return [
         f"{key} ({mine.get(key)} here, {other.get(key)} there)"
         for key in {**mine, **other}
@@ -267,11 +267,12 @@ def difference(ours: Config, theirs: Config) -> list[str]:
     ]
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of all sections by their full names: {"train.lr": 0.0007, ...}."""
+    named: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        named |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return named
 
 
 def _explain(error: ValidationError, root: type[BaseModel] = Config) -> str:

@@ -119,6 +119,12 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
             f"{len(datasets['train'])} clips; everything is recorded in {folder}"
         )
         best = fit(training)
+        protocol_accuracies = {
+            "authors_protocol/test_accuracy": best["test"]["test_accuracy"],
+            "validation_protocol/test_accuracy": best["val"]["test_accuracy"],
+            "validation_protocol/val_accuracy": best["val"]["val_accuracy"],
+        }
+        recorder.outcome(config, protocol_accuracies)
         for line in protocol_lines(best):
             _log.info(line)
     finally:

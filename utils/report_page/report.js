@@ -167,11 +167,13 @@ function categoryTable() {
 
 function confusion() {
   const matrix = metrics.confusion_matrix, n = matrix.length;
-  const size = n <= 12 ? 28 : n <= 40 ? 17 : 11; // pixels a cell
+  const named = n <= 45; // more names than that can't be read; pointing at a cell tells them
+  const size = n <= 12 ? 28 : named ? 17 : Math.max(2, Math.floor(600 / n)); // pixels a cell
+  const gap = named ? 1 : 0;
   const short = (name) => (name.length > 22 ? name.slice(0, 21).trimEnd() + "…" : name);
   const ruler = document.createElement("canvas").getContext("2d");
   ruler.font = `600 11px ${getComputedStyle(document.body).fontFamily}`;
-  const room = 10 + Math.max(...names.map((name) => ruler.measureText(short(name)).width)); // for the labels
+  const room = named ? 10 + Math.max(...names.map((name) => ruler.measureText(short(name)).width)) : 1; // for the labels
   const picture = draw("svg", { width: room + n * size + 12, height: room + n * size + 22, role: "img",
     "aria-label": "Confusion matrix: annotated category in rows, predicted in columns" });
   const sums = matrix.map((row) => row.reduce((sum, count) => sum + count, 0));
@@ -181,14 +183,14 @@ function confusion() {
     labels.row.push(draw("text", { x: room - 5, y: middle + 4, "text-anchor": "end" }, short(name)));
     labels.column.push(draw("text", { transform: `translate(${middle + 4} ${room - 5}) rotate(-90)` }, short(name)));
   });
-  picture.append(...labels.row, ...labels.column);
+  if (named) picture.append(...labels.row, ...labels.column);
   picture.append(draw("rect", { class: "frame", x: room - 0.5, y: room - 0.5, width: n * size + 1, height: n * size + 1 }));
   picture.append(draw("text", { x: room + (n * size) / 2, y: room + n * size + 16, "text-anchor": "middle" }, "predicted (columns), annotated (rows)"));
   matrix.forEach((row, i) => row.forEach((count, j) => {
     if (!count) return;
     const opacity = Math.max(0.12, Math.sqrt(count / sums[i])); // the root: a few per cent can still be seen
-    picture.append(draw("rect", { class: i === j ? "cell" : "cell off", x: room + j * size + 0.5, y: room + i * size + 0.5,
-      width: size - 1, height: size - 1, "fill-opacity": opacity.toFixed(3) }));
+    picture.append(draw("rect", { class: i === j ? "cell" : "cell off", x: room + j * size + gap / 2, y: room + i * size + gap / 2,
+      width: size - gap, height: size - gap, "fill-opacity": opacity.toFixed(3) }));
   }));
   const pick = draw("rect", { class: "pick", width: size, height: size, visibility: "hidden" });
   picture.append(pick);
