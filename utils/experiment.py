@@ -30,9 +30,9 @@ from utils.recorder import Recorder, Spectator, log_to_terminal, protocols
 from utils.runtime import choose_device, dtype_of, keep_freed_memory, named_gpus, seed_everything, seed_process
 
 # A resumed run may differ from the one before in these; in anything else it would be another run.
-_MAY_CHANGE = ("data.root", "data.features", "data.workers", "data.generate", "train.n_epoch", "train.print_freq",
-               "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref", "eval.split",
-               "eval.test_batch_size", "eval.exclude_leaked")  # fmt: skip
+_MAY_CHANGE = ("data.root", "data.features", "data.workers", "data.generate", "train.compile", "train.n_epoch",
+               "train.print_freq", "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref",
+               "eval.split", "eval.test_batch_size", "eval.exclude_leaked")  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
