@@ -23,7 +23,7 @@ from helpers_bad import MAINS, Code, flip
 
 from dataset import files
 from model.cmbs import SupervisedCMBS
-from utils import atomic, checkpoint, engine
+from utils import atomic, checkpoint, evaluation, recorder
 from utils.config import SUPERVISED
 from utils.errors import UserError
 from utils.provenance import FILE
@@ -91,7 +91,7 @@ def test_a_full_device_names_itself(tmp_path):
 def test_a_full_disk_ends_the_run_with_the_last_good_checkpoint(moment, train, tmp_path, monkeypatch, capfd):
     """The disk is full from the second epoch on, before last, best or the epoch's line is written."""
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    write_bytes, epoch, calls = Path.write_bytes, engine.Recorder.epoch, []
+    write_bytes, epoch, calls = Path.write_bytes, recorder.Recorder.epoch, []
 
     def write(path: Path, content: bytes) -> int:
         calls.append(path.name)
@@ -108,8 +108,8 @@ def test_a_full_disk_ends_the_run_with_the_last_good_checkpoint(moment, train, t
     accuracies = iter(range(100))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", write)
-        patch.setattr(engine.Recorder, "epoch", line)
-        patch.setattr(engine.Evaluation, "accuracy", property(lambda _: float(next(accuracies))))
+        patch.setattr(recorder.Recorder, "epoch", line)
+        patch.setattr(evaluation.Evaluation, "accuracy", property(lambda _: float(next(accuracies))))
         assert train() == 2
     error = capfd.readouterr().err
     assert "could not be written" in error

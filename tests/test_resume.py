@@ -13,7 +13,7 @@ import torch
 from helpers_bad import MAINS
 from helpers_runs import difference, outcome
 
-from utils import checkpoint, engine
+from utils import checkpoint, engine, recorder, training
 from utils.config import SUPERVISED
 
 EPOCHS, STEPS = 4, 3  # 24 clips in batches of 10
@@ -43,8 +43,8 @@ def run(tiny_config, tmp_path):
 def killed_at(place: str, count: int):
     """Expect the block to die as it comes to the `count`-th call of a function of the engine, or of Adam."""
     owner, name = {"step": (torch.optim.Adam, "step"), "evaluate": (engine, "evaluate"),
-                   "line": (engine.Recorder, "epoch"), "last": (engine.Training, "save"),
-                   "best": (engine.Training, "save_best")}[place]  # fmt: skip
+                   "line": (recorder.Recorder, "epoch"), "last": (training.Training, "save"),
+                   "best": (training.Training, "save_best")}[place]  # fmt: skip
     whole, calls = getattr(owner, name), []
 
     def dying(*args, **kwargs):

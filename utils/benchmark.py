@@ -43,9 +43,10 @@ from utils import bound
 from utils import config as configs
 from utils.atomic import write_text
 from utils.config import Config
-from utils.engine import Training, evaluate
 from utils.errors import UserError, command
+from utils.evaluation import evaluate
 from utils.runtime import autocast, choose_device, dtype_of, keep_freed_memory, seed_everything
+from utils.training import Training
 
 GRID = (7, 7)  # of the AVE features
 _AVE_SIZE = {"train": 3339, "val": 402, "test": 402, "background_only": 178, "categories": 28}
