@@ -29,7 +29,7 @@ V, A, L, M = files.VISUAL, files.AUDIO, files.LABELS, files.CLIP_LABELS
 NV, NA, NL, TXT = files.NOISY_VISUAL, files.NOISY_AUDIO, files.NOISY_LABELS, files.ANNOTATIONS
 TRAIN, VAL, TEST = (files.order_file(split) for split in files.SPLITS)
 
-one_thread = pytest.fixture(helpers_bad.one_thread, autouse=True, scope="module")
+quick = pytest.fixture(helpers_bad.quick, autouse=True, scope="module")
 
 Case = tuple[Callable[[World], object], list[str], list[str]]
 CASES: dict[str, Case] = {}
@@ -372,7 +372,7 @@ case(
     in_last("training", "optimizer", "state", 0, "exp_avg", value=torch.zeros(3)),
     "training state is damaged", "exp_avg", flags=LAST,
 )  # fmt: skip
-case("resume: no random state", in_last("training", "random", "torch", value=None), "state is damaged", flags=LAST)
+case("resume: no random state", in_last("training", "random", 0, "torch", value=None), "state is damaged", flags=LAST)
 case("resume: a position in words", in_last("training", "position", "epoch", value="two"), "damaged", flags=LAST)
 case("resume: a negative step", in_last("training", "position", "step", value=-2), "damaged", flags=LAST)
 case("resume: a training state that is a list", in_last("training", value=[1]), "damaged", flags=LAST)

@@ -28,7 +28,7 @@ from utils.config import SUPERVISED
 from utils.errors import UserError
 from utils.provenance import FILE
 
-one_thread = pytest.fixture(helpers_bad.one_thread, autouse=True, scope="module")
+quick = pytest.fixture(helpers_bad.quick, autouse=True, scope="module")
 
 ROOT = Path(__file__).parent.parent
 

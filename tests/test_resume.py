@@ -21,7 +21,7 @@ EPOCHS, STEPS = 4, 3  # 24 clips in batches of 10
 TRAIN = {"n_epoch": EPOCHS, "milestones": [1, 3], "eval_freq": 3, "print_freq": 1}
 
 
-one_thread = pytest.fixture(helpers_bad.one_thread, autouse=True, scope="module")
+quick = pytest.fixture(helpers_bad.quick, autouse=True, scope="module")
 
 
 class Killed(BaseException):
