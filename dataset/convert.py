@@ -104,7 +104,7 @@ def _lay_out(part: Path, shape: tuple[int, ...], dtype: str, fingerprint: str) -
     early.set_chunk((1, *shape[1:]))
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    with h5py.File(part, "w") as file:
+    with h5py.File(part, "w", libver="v110") as file:
         h5py.h5d.create(
             file.id,
             files.KEY.encode(),

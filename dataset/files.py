@@ -44,6 +44,10 @@ FEATURES = (VISUAL, AUDIO, NOISY_VISUAL, NOISY_AUDIO)
 SPLITS = ("train", "val", "test")
 BLOCK_BYTES = 64 * 2**20  # what a reader of a whole feature file holds at a time
 
+WHY_WEB_PAGE = (
+    "not the file itself (Google Drive sends such a page when the file's download quota is used up or it is "
+    "not shared any more)"
+)
 HOW_TO_GET_DATA = (
     "get the AVE files with `python -m dataset.download`, "
     "or try the demo on generated data: `bash supv_train.sh --config configs/demo.json`"
@@ -235,10 +239,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if not head:
         return "is empty; fetch or make the file again"
     if is_web_page(head):
-        return (
-            "is an HTML page, not HDF5 (Google Drive sends such a page when the file's download quota "
-            "is used up); delete it and download again later, or from a signed-in browser"
-        )
+        return f"is an HTML page, {WHY_WEB_PAGE}; delete it and download again later, or from a signed-in browser"
     if not head.startswith(b"\x89HDF"):
         return "is not an HDF5 file; fetch or make the file again"
     if "truncated" in str(error):

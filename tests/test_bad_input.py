@@ -282,7 +282,7 @@ def change_last(change: Callable[[dict], object]) -> Callable[[World], None]:
     return lambda world: recheck(last(world), change)
 
 
-def in_last(*path: str, value: object) -> Callable[[World], None]:
+def in_last(*path: str | int, value: object) -> Callable[[World], None]:
     def change(content: dict) -> None:
         *inner, final = path
         for key in inner:

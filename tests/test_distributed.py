@@ -19,6 +19,7 @@ from dataset.ave import AVEDataset
 from dataset.loading import ResidentBatches, Shard
 from model import build_model
 from model.losses import SupervisedLoss
+from model.prediction import Reading
 from utils import checkpoint, distributed
 from utils import config as configs
 from utils.engine import Training, evaluate, train_one_epoch
@@ -61,7 +62,7 @@ def _training(data: Path, folder: Path, dropout: bool) -> Training:
         dataset = AVEDataset(data, split, torch.float64)
         seed = 0 if split == "train" else None
         batches[split] = ResidentBatches(dataset, 23 if seed == 0 else 3, CPU, dataset.dtype, seed, shard, home=CPU)
-    return Training(network, SupervisedLoss(), batches, config, _Steps(folder))
+    return Training(network, SupervisedLoss(), Reading(network.predict, ""), batches, config, _Steps(folder))
 
 
 def _run(data: Path, folder: Path) -> dict:
@@ -225,6 +226,9 @@ def test_gpu_flag_names_gpus_that_are_there(monkeypatch: pytest.MonkeyPatch):
     assert named_gpus("1") == [1]
     assert named_gpus(None) == [0]
     assert named_gpus("cpu") == []
-    for wrong in ("2", "0,0", "0,", "x"):
+    for wrong in ("2", "0,0"):
         with pytest.raises(UserError, match="this machine has GPUs 0 to 1"):
+            named_gpus(wrong)
+    for wrong in ("0,", "x"):
+        with pytest.raises(UserError, match="is not the number of a GPU"):
             named_gpus(wrong)

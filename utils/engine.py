@@ -25,12 +25,14 @@ from tqdm import tqdm
 from dataset.ave import AVEDataset
 from dataset.loading import Batch, Batches
 from utils import checkpoint, distributed
+from utils.compiled import Compiled
 from utils.config import Config
 from utils.errors import Interrupted, UserError
 from utils.metrics import accuracy
 from utils.recorder import Recorder
 from utils.runtime import StopRequest, autocast, naming_batch_size, random_state, restore_random_state
 
+GATES = ("gate", "audio_gate", "visual_gate")
 CHOOSING_CLIPS = 1024  # 10,000 segments fix one threshold well; more would only cost time
 
 _log = logging.getLogger(__name__)
@@ -144,6 +146,8 @@ class Training:
         self.config, self.recorder = config, recorder
         self.device = next(network.parameters()).device
         self.forward = distributed.parallel(network)
+        if settings.compile:
+            self.forward = Compiled(self.forward, self.device)
         # One fused kernel for all parameters: the same mathematics as the authors' Adam.
         self.optimizer = torch.optim.Adam(
             network.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True
@@ -278,6 +282,8 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
                         _stop(training)
                     result = evaluate(network, batches[split], reading, settings.precision)
                     metrics[f"{split}_accuracy"] = result.accuracy
+                    gates = {f"{split}/{name}": getattr(result, name) for name in GATES}
+                    training.recorder.histograms(gates, epoch * len(batches["train"]))
                 _choose_best(training.position.best, metrics)
             metrics["seconds"] = training.seconds()
             training.scheduler.step()
@@ -365,7 +371,8 @@ class _Meter:
             self._sum("counted", counted)
             global_step = (self.epoch - 1) * len(self.training.batches["train"]) + step
             if global_step % self.training.config.train.print_freq == 0:
-                self.training.recorder.step(named, global_step)
+                learning_rate = self.training.scheduler.get_last_lr()[0]
+                self.training.recorder.step({**named, "learning_rate": learning_rate}, global_step)
         self.waiting.clear()
         return fine
 

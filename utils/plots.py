@@ -85,11 +85,14 @@ def per_category(rows: list[dict[str, Any]], accuracy: float) -> Figure:
     named = len(shown) <= _LABELLED
     figure = Figure(figsize=(7, 1.4 + (0.22 if named else 0.05) * len(shown)), layout="constrained")
     axes = figure.subplots()
-    axes.barh(range(len(shown)), [row["accuracy"] for row in shown], color=_BLUE, height=0.7)
+    axes.barh(range(len(shown)), [row["accuracy"] for row in shown], color=_BLUE, height=0.7 if named else 1)
     axes.axvline(accuracy, color=_RED, linewidth=1, linestyle="--", label=f"all clips: {accuracy:.1f} %")
     if named:
         names = [f"{_plain(row['category'])} ({row['clips']})" for row in shown]
         axes.set_yticks(range(len(names)), names, fontsize=8)
+    else:
+        axes.set_yticks([])
+        axes.set_ylabel(f"{len(shown)} categories, the weakest on top")
     axes.set(xlim=(0, 100), xlabel="accuracy, % of segments", title="Accuracy by category (clips)")
     axes.margins(y=0.01)
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.08 if len(shown) > 12 else -0.2), frameon=False, fontsize=8)
@@ -106,7 +109,8 @@ def accuracy_by_time(metrics: dict[str, Any]) -> Figure:
     _bars(right, [f"{row['place'].replace(' ', chr(10))}" for row in places], places, "place relative to the event")
     left.set(ylabel="accuracy, % of segments")
     for axes in (left, middle, right):
-        axes.axhline(metrics["accuracy"], color=_RED, linewidth=1, linestyle="--")
+        axes.axhline(metrics["accuracy"], color=_RED, linewidth=1, linestyle="--", label="all segments")
+    right.legend(loc="lower right", fontsize=8)
     return figure
 
 

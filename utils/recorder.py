@@ -17,12 +17,13 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from utils import provenance
 from utils.atomic import make_folder, write_error, write_text
 from utils.checkpoint import BEST, LAST
-from utils.config import Config
+from utils.config import Config, flat
 from utils.errors import UserError, command
 
 METRICS = "metrics.jsonl"
@@ -122,6 +123,22 @@ class Recorder:
         except OSError as error:
             raise write_error(self.folder, error) from error
 
+    def histograms(self, values: dict[str, Tensor], step: int) -> None:
+        """Add the distributions of some numbers after a training step (counted from the run's first) to TensorBoard."""
+        try:
+            for name, numbers in values.items():
+                self._writer.add_histogram(name, numbers, step)
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+
+    def outcome(self, config: Config, accuracies: dict[str, float]) -> None:
+        """Add a finished run's settings and what came of them to TensorBoard's HParams, where runs compare."""
+        settings = {name: _hparam(value) for name, value in flat(config.model_dump()).items()}
+        try:
+            self._writer.add_hparams(settings, accuracies, run_name=".")
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+
     def flush(self) -> None:
         """Hand everything recorded so far to the operating system."""
         try:
@@ -185,6 +202,10 @@ class Spectator:
 
     def step(self, values: dict[str, float], step: int, group: str = "step") -> None: ...
 
+    def histograms(self, values: dict[str, Tensor], step: int) -> None: ...
+
+    def outcome(self, config: Config, accuracies: dict[str, float]) -> None: ...
+
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
@@ -236,6 +257,11 @@ def _epoch_of(line: str) -> float:
         return json.loads(line)["epoch"]
     except (ValueError, KeyError, TypeError):
         return float("inf")  # a line that a kill cut short
+
+
+def _hparam(value: Any) -> bool | str | float:
+    """A setting as HParams can show it."""
+    return value if isinstance(value, bool | str | int | float) else json.dumps(value)
 
 
 def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:

@@ -9,6 +9,7 @@ and styles of `utils/report_page/` are written into it. Every evaluation writes 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import string
@@ -42,10 +43,10 @@ def write(folder: Path) -> None:
 
 def page(stored: Stored) -> str:
     """The report of an evaluation as HTML."""
-    template, style, script = (
-        (_PAGE / name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")
+    template, style, numbers, clips = (
+        (_PAGE / name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js", "gallery.js")
     )
-    parts = {"style": style, "script": script, "data": embedded_json(page_data(stored))}
+    parts = {"style": style, "script": numbers + clips, "data": embedded_json(page_data(stored))}
     return string.Template(template).substitute(parts)
 
 
@@ -61,7 +62,8 @@ def page_data(stored: Stored) -> dict[str, Any]:
     target = np.array([clip["target"] for clip in stored.clips])
     order = quality_order(stored, target)
     groups = gallery(order, clip_groups(target, background), background)
-    chosen = list(dict.fromkeys(index for kind in groups.values() for index in kind))
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*groups.values()))  # a worst, a best, a random one
+    chosen = list(dict.fromkeys(index for index in in_turn if index is not None))
     strips, note = filmstrip.strips(
         Path(stored.metrics["data_root"]), [stored.clips[index]["id"] for index in chosen], target.shape[1]
     )

@@ -165,10 +165,11 @@ def run_all(studies: list[Study], devices: list[str | None]) -> None:
     """
     waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
     runs = [run for study in studies for run in study.runs]
-    for run in runs:
-        if result_of(run) is None:
-            waiting.put(run)
-            generate_once(run.config.data)
+    unfinished = [run for run in runs if result_of(run) is None]
+    for data in {run.config.data.model_dump_json(): run.config.data for run in unfinished}.values():
+        generate_once(data)
+    for run in unfinished:
+        waiting.put(run)
     pool = _Pool(waiting, len(runs))
     threads = [threading.Thread(target=pool.work, args=(device,)) for device in devices]
     before = {number: signal.signal(number, pool.stop) for number in (signal.SIGINT, signal.SIGTERM)}
