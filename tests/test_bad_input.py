@@ -6,6 +6,7 @@ CASES is the table: what is wrong, how to make it so, the flags, and the words t
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import pickle
 import re
@@ -474,6 +475,26 @@ def test_one_line_exit_2_nothing_touched(name: str, world: World, capfd):
     for word in words:
         assert word in error, error
     assert world.contents() == before
+
+
+COMMANDS = [
+    "utils.benchmark", "utils.predict", "utils.recorder", "utils.report", "utils.study", "dataset.check",
+    "dataset.convert", "dataset.download", "dataset.extract", "dataset.stats", "dataset.synthetic",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_names_a_wrong_flag_in_one_line(name: str, capfd):
+    assert importlib.import_module(name).main(["--no-such-flag"]) == 2
+    assert f"(all flags: python -m {name} --help)" in one_line(capfd)
+
+
+def test_every_command_is_among_them():
+    roots = [Path(__file__).parent.parent / folder for folder in ("dataset", "utils")]
+    found = {
+        f"{root.name}.{path.stem}" for root in roots for path in root.glob("*.py") if "Parser(" in path.read_text()
+    }
+    assert found - {"utils.flags", "utils.cli"} == set(COMMANDS)
 
 
 def test_the_table_is_long_enough():

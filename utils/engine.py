@@ -198,7 +198,12 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.position = Position(**state["position"])
-            if distributed.rank() < len(state["random"]):  # else the run has more processes now than it had
+            if len(state["random"]) != distributed.world():
+                _log.warning(
+                    f"the run had {len(state['random'])} processes and has {distributed.world()} now: it goes on, but "
+                    f"with other random numbers than it would have had"
+                )
+            if distributed.rank() < len(state["random"]):
                 restore_random_state(state["random"][distributed.rank()])
         except Exception as error:  # any part of it may be anything
             raise UserError(

@@ -5,7 +5,6 @@ python -m utils.recorder compare RUN RUN    # what differs between two run folde
 
 from __future__ import annotations
 
-import argparse
 import errno
 import fcntl
 import json
@@ -25,6 +24,7 @@ from utils.atomic import make_folder, write_error, write_text
 from utils.checkpoint import BEST, LAST
 from utils.config import Config, flat
 from utils.errors import UserError, command
+from utils.flags import Parser
 
 METRICS = "metrics.jsonl"
 _CHOSEN = ("epoch", "val_accuracy", "test_accuracy")
@@ -276,7 +276,7 @@ def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.recorder", description="Look at run folders.")
+    parser = Parser(prog="python -m utils.recorder", description="Look at run folders.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     compare = commands.add_parser("compare", help="tell what differs between two runs")
     compare.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="a run folder")
