@@ -381,6 +381,8 @@ case("resume: the other setting's", other_run(WEAK), "other setting (weak_main_m
 case("resume: another width", another_width, "model.d_model (32 here, 16 there)", flags=LAST)
 case("resume: another seed", last, "train.seed (5 here, 43 there)", "another run", flags="--resume last --seed 5")
 case("resume: another batch size", last, "train.batch_size", "another run", flags="--resume last -b 4")
+case("resume: best weights into their own run", last, "holds a run already", flags="--resume {run/best.pth.tar}")
+case("evaluate: another width", another_width, "model.d_model (32 here, 16 there)", flags="--evaluate " + LAST)
 case("resume: into another folder", last, "goes on in its own folder", flags=LAST + " --snapshot_pref {elsewhere}")
 case(
     "resume: an older state",

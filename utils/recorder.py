@@ -12,6 +12,7 @@ import logging
 import operator
 import os
 import sys
+import threading
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,16 @@ def log_to_terminal() -> None:
     """Send the project's messages to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    threading.excepthook = _say_thread_failed
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+
+
+def _say_thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Say nothing of TensorBoard's writing thread: what stops it is raised again where the next number is written."""
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(failure)
 
 
 class _LogFile(logging.FileHandler):

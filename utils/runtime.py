@@ -168,4 +168,5 @@ class StopRequest:
         if self:
             raise KeyboardInterrupt
         self.signal = number
-        print("stopping after this step; once more quits at once", file=sys.stderr, flush=True)
+        # Not print: a signal may come in the middle of one.
+        os.write(2, b"stopping after this step; once more quits at once\n")
