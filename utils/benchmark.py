@@ -45,6 +45,7 @@ from utils.atomic import write_text
 from utils.config import Config
 from utils.errors import UserError, command
 from utils.evaluation import evaluate
+from utils.flags import Parser
 from utils.runtime import autocast, choose_device, dtype_of, keep_freed_memory, seed_everything
 from utils.training import Training
 
@@ -401,8 +402,10 @@ def main(argv: list[str] | None = None) -> None:
         write_text(args.json, json.dumps({**content, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m utils.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the first GPU, if there is one")
     parser.add_argument(
         "--config", action="append", metavar="JSON", help="a config to measure (default: main and weak)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import field
 from pathlib import Path
@@ -19,6 +20,8 @@ from utils.config import Config
 from utils.errors import UserError
 from utils.recorder import Recorder
 from utils.runtime import autocast, random_state, restore_random_state
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -104,7 +107,12 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.position = Position(**state["position"])
-            if distributed.rank() < len(state["random"]):  # else the run has more processes now than it had
+            if len(state["random"]) != distributed.world():
+                _log.warning(
+                    f"the run had {len(state['random'])} processes and has {distributed.world()} now: it goes on, but "
+                    f"with other random numbers than it would have had"
+                )
+            if distributed.rank() < len(state["random"]):
                 restore_random_state(state["random"][distributed.rank()])
         except Exception as error:  # any part of it may be anything
             raise UserError(
