@@ -282,7 +282,7 @@ def change_last(change: Callable[[dict], object]) -> Callable[[World], None]:
     return lambda world: recheck(last(world), change)
 
 
-def in_last(*path: str, value: object) -> Callable[[World], None]:
+def in_last(*path: str | int, value: object) -> Callable[[World], None]:
     def change(content: dict) -> None:
         *inner, final = path
         for key in inner:
@@ -372,7 +372,7 @@ case(
     in_last("training", "optimizer", "state", 0, "exp_avg", value=torch.zeros(3)),
     "training state is damaged", "exp_avg", flags=LAST,
 )  # fmt: skip
-case("resume: no random state", in_last("training", "random", "torch", value=None), "state is damaged", flags=LAST)
+case("resume: no random state", in_last("training", "random", 0, "torch", value=None), "state is damaged", flags=LAST)
 case("resume: a position in words", in_last("training", "position", "epoch", value="two"), "damaged", flags=LAST)
 case("resume: a negative step", in_last("training", "position", "step", value=-2), "damaged", flags=LAST)
 case("resume: a training state that is a list", in_last("training", value=[1]), "damaged", flags=LAST)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from dataset.ave import AVEDataset
 from dataset.loading import Batch, Batches
 from utils import checkpoint, distributed
+from utils.compiled import Compiled
 from utils.config import Config
 from utils.errors import Interrupted, UserError
 from utils.metrics import accuracy
@@ -145,6 +146,8 @@ class Training:
         self.config, self.recorder = config, recorder
         self.device = next(network.parameters()).device
         self.forward = distributed.parallel(network)
+        if settings.compile:
+            self.forward = Compiled(self.forward, self.device)
         # One fused kernel for all parameters: the same mathematics as the authors' Adam.
         self.optimizer = torch.optim.Adam(
             network.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True

@@ -17,7 +17,7 @@ from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.check import require_trainable
 from dataset.labels import clip_names
 from dataset.loading import Shard, place
-from dataset.stats import leaked_clips
+from dataset.stats import leaked_clips, trivial_accuracies
 from model.prediction import Reading
 from utils import checkpoint, distributed, provenance, results
 from utils import config as configs
@@ -30,9 +30,9 @@ from utils.recorder import Recorder, Spectator, log_to_terminal, protocols
 from utils.runtime import choose_device, dtype_of, keep_freed_memory, named_gpus, seed_everything, seed_process
 
 # A resumed run may differ from the one before in these; in anything else it would be another run.
-_MAY_CHANGE = ("data.root", "data.features", "data.workers", "data.generate", "train.n_epoch", "train.print_freq",
-               "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref", "eval.split",
-               "eval.test_batch_size", "eval.exclude_leaked")  # fmt: skip
+_MAY_CHANGE = ("data.root", "data.features", "data.workers", "data.generate", "train.compile", "train.n_epoch",
+               "train.print_freq", "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref",
+               "eval.split", "eval.test_batch_size", "eval.exclude_leaked")  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -175,6 +175,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         "split": split,
         "model": type(experiment.network).__name__,
         "right_category_everywhere": ceiling,
+        "best_single_label": trivial_accuracies(dataset.labels).best_single_label,
         "reading": experiment.reading.description,
         **experiment.reading.state(),
         "checkpoint": str(path),

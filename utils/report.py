@@ -43,10 +43,10 @@ def write(folder: Path) -> None:
 
 def page(stored: Stored) -> str:
     """The report of an evaluation as HTML."""
-    template, style, script = (
-        (_PAGE / name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")
+    template, style, numbers, clips = (
+        (_PAGE / name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js", "gallery.js")
     )
-    parts = {"style": style, "script": script, "data": embedded_json(page_data(stored))}
+    parts = {"style": style, "script": numbers + clips, "data": embedded_json(page_data(stored))}
     return string.Template(template).substitute(parts)
 
 
