@@ -126,8 +126,8 @@ class WeakReading(Reading):
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint's threshold if it was chosen for this reading; else there is none yet."""
         if self.chooses:
-            same = state.get("localize") == self.localize
-            self.threshold, self.chosen_by = (state["threshold"], state["chosen_by"]) if same else (None, "")
+            known = state.get("localize") == self.localize and isinstance(state.get("threshold"), float)
+            self.threshold, self.chosen_by = (state["threshold"], state.get("chosen_by")) if known else (None, "")
 
     def _scores(self, output: Any, explanation: Any, category: Tensor) -> Tensor:
         if self.localize == "gate":

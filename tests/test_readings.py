@@ -154,3 +154,15 @@ def test_a_checkpoint_remembers_its_threshold(tiny_config, tmp_path, capsys):
 def test_readings_that_make_no_sense(main, name, sections, message, tiny_config, capsys):
     assert main.main(["--config", str(tiny_config(name, **sections)), "--gpu", "cpu"]) == EXIT_USER_ERROR
     assert message in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_keeps_its_threshold(tiny_config, tmp_path):
+    """Best weights that a kill left unwritten are made up for with the threshold of their epoch."""
+    config = tiny_config("weak_main_model", eval={"localize": "relative"}, train={"n_epoch": 1})
+    arguments = ["--config", str(config), "--gpu", "cpu"]
+    assert weak_main.main(arguments) == EXIT_DONE
+    best = tmp_path / "run" / checkpoint.BEST
+    reading = checkpoint.load(best)["reading"]
+    best.unlink()
+    assert weak_main.main([*arguments, "--resume", "last"]) == EXIT_DONE
+    assert checkpoint.load(best)["reading"] == reading

@@ -1,8 +1,9 @@
 """Checkpoints: written whole or not at all, read without running any code that a file may hold.
 
 A file of ours is a dict: "format", "config" (all sections), "network" (state_dict), "epoch" (epochs done),
-"metrics" (of that epoch) and, in `last.pth.tar` only, "training": all else that going on needs. The
-authors' files are a bare state_dict (see `model.official`).
+"metrics" (of that epoch), "reading" (how its output becomes segments, and the threshold that was chosen for it)
+and, in `last.pth.tar` only, "training": all else that going on needs. The authors' files are a bare
+state_dict (see `model.official`).
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ def _check_ours(path: Path, content: dict[str, Any]) -> None:
     if content["format"] != FORMAT:
         raise UserError(f"{path}: has the format {content['format']!r}, which this version doesn't know ({FORMAT})")
     wanted = {"config": dict, "network": dict, "epoch": int, "metrics": dict}
+    if "reading" in content:  # older checkpoints have none
+        wanted["reading"] = dict
     for key, kind in wanted.items():
         if not isinstance(content.get(key), kind):
             raise UserError(f"{path}: is damaged: its {key!r} is not there; use another checkpoint of the run")

@@ -111,6 +111,7 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
         seed_process(config.train.seed)
         if state is not None:
             training.restore(state)
+            experiment.reading.restore(content.get("reading", {}))
             _check_goes_on(training.position, config, path)
             _log.info(f"going on after {training.position} of {path}")
         done = training.position

@@ -12,6 +12,9 @@ A study is a JSON file (`"extends"` works as in a config):
       "seeds": [43, 44, 45],
       "set": {"train": {"n_epoch": 100}},      changes to every config, as in a config
       "runs": {"CMBS": "main.json"},           name in the table -> config, beside the study file
+      "readings": {                            more ways to read the weights of a run, without training again:
+        "by the gate": ["CMBS", "gate.json"]   name in the table -> run, and the config to evaluate it with
+      },
       "published": {"CMBS": 79.3}              accuracies that others published, for a column of their own
     }
 
@@ -38,7 +41,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model import build_model
-from utils import checkpoint, recorder
+from utils import checkpoint, recorder, results
 from utils import config as configs
 from utils.atomic import make_folder, write_text
 from utils.config import SUPERVISED, Config
@@ -50,6 +53,9 @@ from utils.tables import latex, markdown
 ROOT = Path(__file__).resolve().parents[1]
 # A finished run stands although these differ: they don't change its numbers.
 _SAME_NUMBERS = ("data.features", "data.workers", "data.generate", "train.print_freq", "train.save_every_minutes")
+
+# Splits that choose an epoch, and the weights of the epoch that each chose: the authors' and the validation protocol.
+_PROTOCOLS = (("test", checkpoint.BEST), ("val", checkpoint.BEST_VAL))
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +70,7 @@ class StudySettings(BaseModel):
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
     set: dict[str, Any] = {}
     runs: Annotated[dict[str, str], Field(min_length=1)]
+    readings: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
     published: dict[str, float] = {}
 
 
@@ -74,19 +81,25 @@ class Run(NamedTuple):
     seed: int
     folder: Path
     config: Config
+    weights_of: Path | None = None  # the run folder whose weights are evaluated; None: this run trains
 
     @property
     def out(self) -> Path:
         """The file of what the run prints."""
         return self.folder.with_name(self.folder.name + ".out")
 
+    @property
+    def settings(self) -> Path:
+        """The file of the run's whole config."""
+        return self.folder.with_name(self.folder.name + ".json")
+
 
 class Result(NamedTuple):
-    """What a finished run leaves for the table."""
+    """What a finished run leaves for the table. A reading takes the epochs that its run chose, by its own reading."""
 
     authors: float  # test accuracy in percent, best epoch on the test split
     validation: float  # test accuracy in percent at the best epoch on the val split
-    seconds: float  # mean of an epoch, evaluation included
+    seconds: float | None  # mean of an epoch, evaluation included; None: nothing was trained
 
 
 class Study:
@@ -102,18 +115,24 @@ class Study:
             raise UserError(f"{path}: {key!r}: {problem['msg']} (what a study holds: utils/study.py)") from None
         self.output = Path(self.settings.output)
         self.runs: list[Run] = []
-        folders: dict[Path, str] = {}
-        for name, config in self.settings.runs.items():
+        folders: dict[str, Path] = {}
+        rows = [(name, None, config) for name, config in self.settings.runs.items()]
+        rows += [(name, source, config) for name, (source, config) in self.settings.readings.items()]
+        for name, source, config in rows:
             folder = self.output / re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
-            if folder in folders:
-                raise UserError(f"{path}: {name!r} and {folders[folder]!r} would share {folder}; rename one")
-            folders[folder] = name
+            if folder in folders.values():
+                raise UserError(f"{path}: {name!r} and another row would share {folder}; rename one")
+            if source is not None and source not in self.settings.runs:
+                raise UserError(f"{path}: {name!r} reads the weights of {source!r}, which is none of its runs")
+            folders[name] = folder
             file = Path(path).parent / config
             sections = configs.merge(configs.read_json(file), self.settings.set)
             for seed in dict.fromkeys(self.settings.seeds):
                 own = folder / f"seed-{seed}"
                 changes = {"train": {"seed": seed, "snapshot_pref": str(own)}}
-                self.runs.append(Run(name, seed, own, configs.build(configs.merge(sections, changes), str(file))))
+                settings = configs.build(configs.merge(sections, changes), str(file))
+                weights = None if source is None else folders[source] / own.name
+                self.runs.append(Run(name, seed, own, settings, weights))
         for name in self.settings.published:
             if name not in self.settings.runs:
                 raise UserError(f"{path}: 'published' names {name!r}, which is none of its runs")
@@ -121,6 +140,23 @@ class Study:
 
 def result_of(run: Run) -> Result | None:
     """The numbers of a finished run; None while it isn't. Raises UserError when its folder holds another run."""
+    return _trained(run) if run.weights_of is None else _evaluated(run)
+
+
+def _evaluated(run: Run) -> Result | None:
+    """Of an evaluation with these settings, of the weights that are there now."""
+    accuracies = []
+    for _, name in _PROTOCOLS:
+        path = run.folder / Path(name).stem / results.METRICS
+        weights = run.weights_of / name
+        if not path.exists() or not weights.exists() or path.stat().st_mtime < weights.stat().st_mtime:
+            return None
+        accuracies.append(json.loads(path.read_text(encoding="utf-8"))["accuracy"])
+    evaluated_with = configs.build(configs.read_json(run.settings), source=str(run.settings))
+    return None if configs.difference(run.config, evaluated_with) else Result(*accuracies, seconds=None)
+
+
+def _trained(run: Run) -> Result | None:
     lines = _epochs(run)
     if not lines:
         return None
@@ -136,10 +172,9 @@ def result_of(run: Run) -> Result | None:
     if lines[-1]["epoch"] < run.config.train.n_epoch:
         return None
     evaluated = [line for line in lines if "test_accuracy" in line]
-    best = {split: max(evaluated, key=lambda line: line[f"{split}_accuracy"]) for split in ("val", "test")}
+    best = [max(evaluated, key=lambda line: line[f"{split}_accuracy"]) for split, _ in _PROTOCOLS]
     return Result(
-        authors=best["test"]["test_accuracy"],
-        validation=best["val"]["test_accuracy"],
+        *(line["test_accuracy"] for line in best),
         seconds=statistics.mean(line["seconds"] for line in lines),
     )
 
@@ -158,18 +193,23 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
 
 
 def run_all(studies: list[Study], devices: list[str | None]) -> None:
-    """Run what isn't finished, one run a device at a time.
+    """Run what isn't finished, one run a device at a time; first what trains, then what reads the weights.
 
     Raises UserError naming the first run that failed, Interrupted when asked to stop; runs in progress have
     saved their state then.
     """
-    waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
     runs = [run for study in studies for run in study.runs]
-    unfinished = [run for run in runs if result_of(run) is None]
-    for data in {run.config.data.model_dump_json(): run.config.data for run in unfinished}.values():
+    for data in {run.config.data.model_dump_json(): run.config.data for run in runs}.values():
         generate_once(data)
-    for run in unfinished:
-        waiting.put(run)
+    for reads in (False, True):
+        _run_some([run for run in runs if (run.weights_of is not None) == reads], devices)
+
+
+def _run_some(runs: list[Run], devices: list[str | None]) -> None:
+    waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
+    for run in runs:
+        if result_of(run) is None:
+            waiting.put(run)
     pool = _Pool(waiting, len(runs))
     threads = [threading.Thread(target=pool.work, args=(device,)) for device in devices]
     before = {number: signal.signal(number, pool.stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -203,7 +243,7 @@ class _Pool:
                 run = self.waiting.get_nowait()
             except queue.Empty:
                 return
-            code = self._process(run, device)
+            code = next((code for arguments in _commands(run, device) if (code := self._call(run, arguments))), 0)
             if code == 0:
                 self._tell(run)
             elif not self.stopping or code != EXIT_INTERRUPTED:
@@ -215,18 +255,7 @@ class _Pool:
         for process in list(self.processes):
             process.terminate()
 
-    def _process(self, run: Run, device: str | None) -> int:
-        make_folder(run.folder.parent)
-        settings = run.folder.with_name(run.folder.name + ".json")
-        write_text(settings, json.dumps(run.config.model_dump(), indent=2) + "\n")
-        main = "supv_main.py" if run.config.model.name == SUPERVISED else "weak_main.py"
-        arguments = [sys.executable, str(ROOT / main), "--config", str(settings)]
-        if (run.folder / checkpoint.LAST).exists():
-            arguments += ["--resume", "last"]
-        elif run.folder.exists():
-            shutil.rmtree(run.folder)  # killed before its first epoch was over: nothing to go on from
-        if device is not None:
-            arguments += ["--gpu", device]
+    def _call(self, run: Run, arguments: list[str]) -> int:
         with open(run.out, "ab") as out, self.lock:
             if self.stopping:
                 return EXIT_INTERRUPTED
@@ -245,7 +274,7 @@ class _Pool:
             self.done += 1
             _log.info(
                 f"{self.done}/{self.total} {run.name}, seed {run.seed}: authors' protocol {result.authors:.2f} %, "
-                f"validation protocol {result.validation:.2f} %, {result.seconds:.1f} s an epoch"
+                f"validation protocol {result.validation:.2f} %"
             )
 
     def _fail(self, run: Run, code: int) -> None:
@@ -256,6 +285,25 @@ class _Pool:
                 f"({run.out}); the same command goes on where the study stopped"
             )
         self.stop()
+
+
+def _commands(run: Run, device: str | None) -> list[list[str]]:
+    """The command lines that make a run; they share its settings, which are written to a file."""
+    make_folder(run.folder.parent)
+    write_text(run.settings, json.dumps(run.config.model_dump(), indent=2) + "\n")
+    main = "supv_main.py" if run.config.model.name == SUPERVISED else "weak_main.py"
+    base = [sys.executable, str(ROOT / main), "--config", str(run.settings)]
+    base += [] if device is None else ["--gpu", device]
+    if run.weights_of is not None:
+        return [
+            [*base, "--evaluate", "--resume", str(run.weights_of / name), "--output", str(run.folder / Path(name).stem)]
+            for _, name in _PROTOCOLS
+        ]
+    if (run.folder / checkpoint.LAST).exists():
+        return [[*base, "--resume", "last"]]
+    if run.folder.exists():
+        shutil.rmtree(run.folder)  # killed before its first epoch was over: nothing to go on from
+    return [base]
 
 
 class Row(NamedTuple):
@@ -270,7 +318,7 @@ class Row(NamedTuple):
 def rows_of(study: Study) -> dict[str, Row]:
     """The study's rows, by name."""
     rows = {}
-    for name in study.settings.runs:
+    for name in dict.fromkeys(run.name for run in study.runs):
         runs = [run for run in study.runs if run.name == name]
         results = [result for run in runs if (result := result_of(run)) is not None]
         with torch.device("meta"):
@@ -306,7 +354,8 @@ def _cells(row: Row | None) -> list[str]:
         return [parameters, "not run yet", "not run yet", ""]
     missing = "" if len(row.results) == row.seeds else f" ({len(row.results)} of {row.seeds} seeds)"
     authors, validation, seconds = zip(*row.results, strict=True)
-    return [parameters, _spread(authors) + missing, _spread(validation) + missing, f"{statistics.mean(seconds):.1f}"]
+    time = "" if None in seconds else f"{statistics.mean(seconds):.1f}"
+    return [parameters, _spread(authors) + missing, _spread(validation) + missing, time]
 
 
 def _spread(values: tuple[float, ...]) -> str:
