@@ -8,7 +8,7 @@ from model.losses import SupervisedLoss
 from model.official import load_official
 from model.prediction import Reading
 from utils.cli import parse
-from utils.config import SUPERVISED
+from utils.config import SUPERVISED, Config
 from utils.errors import command
 from utils.experiment import Experiment, begin, run
 
@@ -18,20 +18,23 @@ def main(argv: list[str] | None = None) -> None:
     config, options = parse(argv, __doc__, config="configs/main.json", model=SUPERVISED)
     device = begin(config, options)
     network = build_model(config.model)
-    loss = SupervisedLoss(
-        # A part that the network is built without has nothing that its loss could train.
-        gate_weight=config.train.gate_loss if config.model.time_level else 0,
-        av_category_weight=config.train.av_category_loss if config.model.event_level else 0,
-    )
     experiment = Experiment(
         network,
-        loss,
+        loss_of(config),
         AVEDataset,
         Reading(network.predict, "background where sigma(event_logits) <= 0.5"),
         load_official=load_official,
         official_files=("Supervised_model.pth.tar", "*task_Supervised_best_model.pth.tar"),
     )
     run(experiment, config, options, device)
+
+
+def loss_of(config: Config) -> SupervisedLoss:
+    """The loss with the config's weights; a part that the network is built without has nothing to train by its loss."""
+    return SupervisedLoss(
+        gate_weight=config.train.gate_loss if config.model.time_level else 0,
+        av_category_weight=config.train.av_category_loss if config.model.event_level else 0,
+    )
 
 
 if __name__ == "__main__":

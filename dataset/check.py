@@ -20,8 +20,9 @@ from dataset import files
 from dataset.folder import WEAK_FILES, FileReport, check_folder
 from utils.errors import UserError, command
 
-# A black or silent clip may have features of zero; many of them are a file that was never filled.
-ALL_ZERO = 0.05
+# A black or silent clip may have features of zero; so many in succession are a file that was never filled, such
+# as one whose download was interrupted after its space had been allocated.
+ZERO_CLIPS = 10
 
 
 def require_trainable(root: str | os.PathLike, weak: bool, splits: tuple[str, ...] = files.SPLITS) -> None:
@@ -49,15 +50,14 @@ def scan(path: str | os.PathLike) -> list[str]:
     Returns problems (one line each): values that aren't finite, or clips that were never filled. Raises
     UserError as `files.open_array`.
     """
-    not_finite, zero, clips = [], 0, 0
+    not_finite, zero = [], []
     with files.open_array(path) as array:
-        size = array.size * array.dtype.itemsize
+        clips, size = array.shape[0], array.size * array.dtype.itemsize
     with tqdm(total=size, desc=f"scanning {path}", unit="B", unit_scale=True, disable=None) as progress:
         for start, block in files.read_blocks(path):
             by_clip = block.reshape(len(block), -1)
             not_finite += (start + np.flatnonzero(~np.isfinite(by_clip).all(axis=1))).tolist()
-            zero += int((~by_clip.any(axis=1)).sum())
-            clips += len(block)
+            zero += (start + np.flatnonzero(~by_clip.any(axis=1))).tolist()
             progress.update(block.nbytes)
     found = []
     if not_finite:
@@ -65,9 +65,10 @@ def scan(path: str | os.PathLike) -> list[str]:
             f"{path}: {len(not_finite)} of {clips} clips hold NaN or infinity (first in row {not_finite[0]}); "
             f"the file is damaged or was saved in a type too small for its values: fetch or convert it again"
         )
-    if zero > ALL_ZERO * clips:
+    unfilled = max(np.split(zero, 1 + np.flatnonzero(np.diff(zero) > 1)), key=len)
+    if len(unfilled) >= ZERO_CLIPS:
         found.append(
-            f"{path}: {zero} of {clips} clips are nothing but zeros, the file was never filled to its end; "
+            f"{path}: rows {unfilled[0]:.0f} to {unfilled[-1]:.0f} are nothing but zeros, they were never filled; "
             f"fetch or make it again"
         )
     return found
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     _print_list("Worth knowing", [note for report in reports.values() for note in report.notes])
     print(f"\nSupervised training: {_verdict(for_supervised)}\nWeakly supervised training: {_verdict(for_weak)}")
     if found := for_weak if args.weak else for_supervised:
-        others = f" ({len(found) - 1} more are listed above)" if len(found) > 1 else ""
+        others = f" (and {len(found) - 1} more, see the list)" if len(found) > 1 else ""
         raise UserError(f"{found[0]}{others}")
 
 

@@ -26,8 +26,8 @@ from dataset import files, labels
 from dataset.decoding import BrokenVideo
 from dataset.features import FeatureExtractor, Features
 from dataset.video import Clip, read_clip
-from dataset.writing import check_space, write_features
-from utils.atomic import atomic_path, make_folder, write_text
+from dataset.writing import write_features
+from utils.atomic import atomic_path, make_folder, require_free_space, write_text
 from utils.errors import UserError
 from utils.runtime import choose_device
 
@@ -69,7 +69,7 @@ def extract(
     store = ClipStore(make_folder(root / CLIPS), making)
     todo = {id: path for id, path in wanted.items() if not store.holds(id, path)}
     print(f"{len(wanted)} videos, {len(wanted) - len(todo)} of them done before")
-    check_space(root, (len(todo) + len(lines or wanted)) * making.seconds * _SEGMENT_BYTES)
+    require_free_space(root, (len(todo) + len(lines or wanted)) * making.seconds * _SEGMENT_BYTES)
 
     broken: dict[str, str] = {}
     if todo:

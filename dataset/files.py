@@ -44,6 +44,10 @@ FEATURES = (VISUAL, AUDIO, NOISY_VISUAL, NOISY_AUDIO)
 SPLITS = ("train", "val", "test")
 BLOCK_BYTES = 64 * 2**20  # what a reader of a whole feature file holds at a time
 
+WHY_WEB_PAGE = (
+    "not the file itself (Google Drive sends such a page when the file's download quota is used up or it is "
+    "not shared any more)"
+)
 HOW_TO_GET_DATA = (
     "get the AVE files with `python -m dataset.download`, "
     "or try the demo on generated data: `bash supv_train.sh --config configs/demo.json`"
@@ -123,6 +127,28 @@ def checked_array(file: h5py.File, path: str | os.PathLike) -> h5py.Dataset:
             f"{path}: holds values of type {dtype}, not float16, float32 or float64 numbers; save it as float32"
         )
     return array
+
+
+def row_places(array: h5py.Dataset) -> np.ndarray | None:
+    """Where each row's bytes begin in the file, [rows] int64, when every row lies there in one piece as stored.
+
+    That is so in a contiguous array, the authors' layout, and in one of uncompressed chunks of a row each
+    (`dataset.convert`). None for any other layout, which HDF5 alone can read.
+    """
+    rows, plain = array.shape[0], array.id.get_create_plist().get_nfilters() == 0
+    if array.chunks is None:
+        start = array.id.get_offset()
+        row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+        return None if start is None else start + row_bytes * np.arange(rows)
+    if not plain or array.chunks != (1, *array.shape[1:]) or array.id.get_num_chunks() != rows:
+        return None
+    places = np.empty(rows, dtype=np.int64)
+
+    def note(chunk: h5py.h5d.StoreInfo) -> None:
+        places[chunk.chunk_offset[0]] = chunk.byte_offset
+
+    array.id.chunk_iter(note)
+    return places
 
 
 def read_array(path: str | os.PathLike) -> np.ndarray:
@@ -206,10 +232,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if not head:
         return "is empty; fetch or make the file again"
     if is_web_page(head):
-        return (
-            "is an HTML page, not HDF5 (Google Drive sends such a page when the file's download quota "
-            "is used up); delete it and download again later, or from a signed-in browser"
-        )
+        return f"is an HTML page, {WHY_WEB_PAGE}; delete it and download again later, or from a signed-in browser"
     if not head.startswith(b"\x89HDF"):
         return "is not an HDF5 file; fetch or make the file again"
     if "truncated" in str(error):

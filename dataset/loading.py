@@ -7,19 +7,18 @@ of readers, or what ran before: a run can go on from any step. Every clip comes 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-import psutil
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dataset.ave import AVEDataset
+from dataset.prefetch import ahead
 from dataset.reading import read_clips, resident_dtype, split_bytes
+from utils import distributed, memory
 from utils.config import DataSettings
 
 BLOCK_CLIPS = 64  # neighbours in the file that are read together when streaming
@@ -27,7 +26,7 @@ POOL_BLOCKS = 8  # blocks among which a streamed clip is shuffled; two pools are
 
 # Left free for the network's own work when features move in: a training step of 64 AVE clips, with room to spare.
 DEVICE_RESERVE = 6 * 2**30
-HOST_RESERVE = 5 * 2**30
+HOST_RESERVE = 4 * 2**30
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +96,41 @@ class Batches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step `first_step` on."""
+        return (self._moved(batch) for batch in self._in_memory(self.steps(epoch)[first_step:]))
+
+    def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
+        """The batches of some steps, wherever and in whatever precision their features wait."""
         raise NotImplementedError
+
+    def _prefetched(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
+        """The batches of some steps, made and moved to the device while the network works on the one before."""
+        batches = self._in_memory(steps)
+        if self.device.type != "cuda":
+            yield from ahead(self._moved(batch) for batch in batches)
+            return
+        stream = torch.cuda.Stream(self.device)  # copies run beside the computation on a stream of their own
+
+        def copies() -> Iterator[tuple[Batch, torch.cuda.Event]]:
+            for batch in batches:
+                with torch.cuda.stream(stream):
+                    moved = self._moved(batch)
+                    yield moved, stream.record_event()
+
+        for batch, arrived in ahead(copies()):
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(arrived)
+            for x in (batch.visual, batch.audio, batch.labels):
+                x.record_stream(current)
+            yield batch
+
+    def _moved(self, batch: Batch) -> Batch:
+        def move(x: Tensor) -> Tensor:
+            if self.device.type == "cuda" and x.device.type == "cpu" and not x.is_pinned():
+                x = x.pin_memory()  # only from pinned memory does a copy run beside the computation
+            return x.to(self.device, non_blocking=True)
+
+        visual, audio = move(batch.visual).to(self.dtype), move(batch.audio).to(self.dtype)
+        return batch._replace(visual=visual, audio=audio, labels=move(batch.labels))
 
 
 class ResidentBatches(Batches):
@@ -123,15 +156,15 @@ class ResidentBatches(Batches):
         self.labels = torch.from_numpy(self.dataset.labels).to(home)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        steps = self.steps(epoch)[first_step:]
         if self.visual.device == self.device:
-            return (self._batch(*step) for step in steps)
-        return _ahead(self._batch(*step) for step in steps)
+            return super().epoch(epoch, first_step)
+        return self._prefetched(self.steps(epoch)[first_step:])
 
-    def _batch(self, clips: Tensor, weight: float) -> Batch:
-        rows = clips.to(self.visual.device)
-        visual, audio, labels = (x.index_select(0, rows) for x in (self.visual, self.audio, self.labels))
-        return _on_device(self, visual, audio, labels, clips, weight)
+    def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
+        for clips, weight in steps:
+            rows = clips.to(self.visual.device)
+            visual, audio, labels = (x.index_select(0, rows) for x in (self.visual, self.audio, self.labels))
+            yield Batch(visual, audio, labels, clips, weight)
 
 
 class StreamedBatches(Batches):
@@ -157,16 +190,17 @@ class StreamedBatches(Batches):
         return torch.cat([pool[torch.randperm(len(pool), generator=generator)] for pool in pools])
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        return _ahead(self._batches(self.steps(epoch)[first_step:]))
+        return self._prefetched(self.steps(epoch)[first_step:])
 
-    def _batches(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
+    def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
         per_pool = self.pool_clips // self.batch_size
         pools = [steps[i : i + per_pool] for i in range(0, len(steps), per_pool)]
         labels = torch.from_numpy(self.dataset.labels)
-        for visual, audio, pool in _ahead(self._read_pool(pool) for pool in pools):
+        for visual, audio, pool in ahead(self._read_pool(pool) for pool in pools):
             sizes = [len(clips) for clips, _ in pool]
             for v, a, (clips, weight) in zip(visual.split(sizes), audio.split(sizes), pool, strict=True):
-                yield _on_device(self, v, a, labels[clips], clips, weight)
+                # Copies, so that no batch on its way keeps the whole pool in memory.
+                yield Batch(v.clone(), a.clone(), labels[clips], clips, weight)
 
     def _read_pool(self, pool: list[tuple[Tensor, float]]) -> tuple[Tensor, Tensor, list[tuple[Tensor, float]]]:
         clips = torch.cat([clips for clips, _ in pool])
@@ -182,8 +216,7 @@ class LoaderBatches(Batches):
         super().__init__(*args, **kwargs)
         self.workers = workers
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        steps = self.steps(epoch)[first_step:]
+    def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
         loader = DataLoader(
             self.dataset,
             batch_sampler=_Steps(steps),
@@ -193,7 +226,7 @@ class LoaderBatches(Batches):
             generator=torch.Generator(),
         )
         for (visual, audio, labels), (clips, weight) in zip(loader, steps, strict=True):
-            yield _on_device(self, visual, audio, labels, clips, weight)
+            yield Batch(visual, audio, labels, clips, weight)
 
 
 class _Steps(Sampler):
@@ -221,7 +254,7 @@ def place(
     The split "train" is shuffled by `seed`; the others keep their order. Logs where the features are.
     """
     needed = sum(split_bytes(dataset, dtype) for dataset in datasets.values())
-    where = settings.features if settings.features != "auto" else _where_it_fits(needed, device, shard.world)
+    where = settings.features if settings.features != "auto" else _where_it_fits(needed, device)
     _log.info(f"features: {needed / 2**30:.1f} GiB {_PLACES[where]}")
     kind = {"stream": StreamedBatches, "loader": LoaderBatches}.get(where, ResidentBatches)
     more = {"home": device if where == "device" else torch.device("cpu")} if kind is ResidentBatches else {}
@@ -248,75 +281,12 @@ _PLACES = {
 }
 
 
-def _where_it_fits(needed: int, device: torch.device, processes: int) -> str:
+def _where_it_fits(needed: int, device: torch.device) -> str:
     if device.type == "cuda" and needed + DEVICE_RESERVE < torch.cuda.mem_get_info(device)[0]:
         return "device"
-    return "host" if needed + HOST_RESERVE < available_memory() // processes else "stream"
-
-
-def available_memory() -> int:
-    """Main memory that this process may still take, in bytes: the machine's, or its control group's if that is less."""
-    available = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    try:
-        relative = Path("/proc/self/cgroup").read_text().strip().splitlines()[-1].split("::", 1)[1].lstrip("/")
-        group = group / relative
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            available = min(available, int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, IndexError, ValueError):
-        pass  # not Linux's control groups version 2: the machine's number stands
-    return available
+    return "host" if needed + HOST_RESERVE < memory.available() // distributed.local_world() else "stream"
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:
-    # One 64-bit number for each pair, so that epochs of neighbouring seeds don't repeat each other.
-    return torch.Generator().manual_seed((seed << 32) + epoch)
-
-
-def _on_device(batches: Batches, visual: Tensor, audio: Tensor, labels: Tensor, clips: Tensor, weight: float) -> Batch:
-    def move(x: Tensor, dtype: torch.dtype) -> Tensor:
-        if batches.device.type == "cuda" and x.device.type == "cpu" and not x.is_pinned():
-            x = x.pin_memory()  # only from pinned memory does a copy run beside the computation
-        return x.to(batches.device, non_blocking=True).to(dtype)
-
-    return Batch(move(visual, batches.dtype), move(audio, batches.dtype), move(labels, labels.dtype), clips, weight)
-
-
-def _ahead(items: Iterator, depth: int = 1) -> Iterator:
-    """The items of an iterator, made by a thread of its own while the caller works on earlier ones."""
-    ready: queue.Queue = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-    end = object()
-
-    def put(item: object) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def make() -> None:
-        try:
-            for item in items:
-                if not put((item, None)):
-                    return
-            put((end, None))
-        except BaseException as error:  # handed over: it is the caller's to raise
-            put((end, error))
-
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
+    # torch's CPU generator takes 32 bits of a seed, so the pair is mixed into as many.
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))

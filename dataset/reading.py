@@ -77,18 +77,17 @@ def read_clips(
 class _RowReader:
     """Rows of a feature file, read by many threads at once where the file's layout allows it.
 
-    HDF5 reads one row at a time whatever the number of threads; in a contiguous array (the authors' layout) the
-    place of a row is known, and the operating system reads rows in parallel.
+    HDF5 reads one row at a time whatever the number of threads; where the place of each row in the file is known
+    (see `files.row_places`), the operating system reads rows in parallel.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = files.open_file(path)
         array = files.checked_array(self._file, path)
-        offset = array.id.get_offset() if array.chunks is None else None
-        self._array: h5py.Dataset | None = array if offset is None else None
+        self._places = files.row_places(array)
+        self._array: h5py.Dataset | None = array if self._places is None else None
         self._shape, self._dtype = array.shape[1:], array.dtype
-        self._offset = offset or 0
         self._row_bytes = int(np.prod(self._shape)) * self._dtype.itemsize
         self._descriptor = os.open(path, os.O_RDONLY)
 
@@ -101,7 +100,7 @@ class _RowReader:
         values = np.empty(self._shape, self._dtype)
         target, position = memoryview(values).cast("B"), 0
         while position < self._row_bytes:
-            start = self._offset + row * self._row_bytes + position
+            start = int(self._places[row]) + position
             count = os.preadv(self._descriptor, [target[position:]], start)
             if count == 0:
                 raise UserError(f"{self.path}: breaks off in row {row}; fetch the file again")

@@ -75,7 +75,11 @@ def generate(
     if _holds(out, story, force):
         _log.info(f"{out}: already holds these generated data")
         return out
-    writing.check_space(out, _size(settings, layout))
+    atomic.require_free_space(
+        out,
+        _size(settings, layout),
+        fix="free some space, choose another folder, or ask for fewer clips or a smaller number type",
+    )
     atomic.make_folder(out)
     try:
         with writing.working_folder(out / _PART) as part:

@@ -103,7 +103,7 @@ def read_timestamps(path: str | os.PathLike) -> Video:
 
     notes = []
     if len(times) / length < 1 - 1e-3:
-        notes.append(f"has only {len(times)} frames in {length:.1f} s: they are repeated")
+        notes.append(f"has fewer than 1 frame a second ({len(times)} in {length:.1f} s): they are repeated")
     elif len(times) > 2 and np.abs(np.diff(times) - gap).max() > gap / 2:
         notes.append("has a variable frame rate: each instant takes the frame that is on screen then")
     if not stamps.has_sound:

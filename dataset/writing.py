@@ -1,4 +1,4 @@
-"""Writing a data folder: room on the disk, a working folder of one's own, features clip by clip."""
+"""Writing a data folder: a working folder of one's own, features clip by clip."""
 
 from __future__ import annotations
 
@@ -18,17 +18,6 @@ from dataset import files
 from utils.errors import UserError
 
 _LOCK = "lock"
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Raise UserError unless `needed` bytes are free where `folder` is or will be."""
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise UserError(
-            f"{folder}: the data need {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there; "
-            f"free some space, choose another folder, or ask for fewer clips or a smaller number type"
-        )
 
 
 @contextlib.contextmanager

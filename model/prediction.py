@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# What a reading compares, segment by segment, with a threshold; "category" is the clip's predicted one.
+# What `eval.localize` may say, and what it then does, in words for the results.
 READINGS = {
     "authors": "authors' reading of the gate: every segment has its clip's category",
-    "gate": "the gate",
-    "activation": "the category's class activation",
-    "background": "the category's class activation minus that of the background column",
-    "relative": "the category's class activation minus that of the background column, below the clip's best segment",
+    "gate": "background where the gate is not above {threshold:.4g}",
+    "activation": "background where the class activation of the clip's category is not above {threshold:.4g}",
+    "background": "background where the class activation of the clip's category is not above the background's",
+    "relative": "background where the class activation of the clip's category, less the background's, lies "
+    "{below:.4g} or more below its highest in the clip",
 }
 
 
@@ -86,10 +87,10 @@ class WeakReading(Reading):
     @property
     def description(self) -> str:
         """The rule in words, for the results."""
-        what = READINGS[self.localize]
-        if self.localize == "authors":
-            return what
-        return f"background where {what} is not above {self.threshold:.4g} (threshold {self.chosen_by})"
+        if self.localize in ("authors", "background"):
+            return READINGS[self.localize]
+        what = READINGS[self.localize].format(threshold=self.threshold, below=-self.threshold)
+        return f"{what} (threshold {self.chosen_by})"
 
     def __call__(self, output: Any, explanation: Any) -> Prediction:
         """A WeakOutput, and its Explanation (not needed by "authors" and "gate"), as a prediction."""
@@ -119,7 +120,8 @@ class WeakReading(Reading):
         self.chosen_by = f"chosen by Otsu's rule on {len(scores)} training clips with an event, from clip labels only"
 
     def state(self) -> dict[str, Any]:
-        return {"localize": self.localize, "threshold": self.threshold, "chosen_by": self.chosen_by}
+        threshold = {} if self.localize == "authors" else {"threshold": self.threshold, "chosen_by": self.chosen_by}
+        return {"localize": self.localize, **threshold}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint's threshold if it was chosen for this reading; else there is none yet."""

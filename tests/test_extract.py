@@ -83,8 +83,8 @@ def test_from_videos_to_the_networks_answer(tmp_path, videos, annotations, monke
     """The whole path with the real architectures: mp4 -> HDF5 -> AVEDataset -> network."""
     monkeypatch.setattr(extraction, "FeatureExtractor", lambda *_: generated_extractor())
     root = tmp_path / "out"
-    for name in "abc":  # two pictures each keep this quick
-        write_video(videos / f"{name}.mp4", steady(4, 0.5), tone(4, 1, 2), picture=moving_disc, rate=Fraction(1, 2))
+    for name in "abc":  # one picture each keeps this quick
+        write_video(videos / f"{name}.mp4", steady(4, 0.25), tone(4, 1, 2), picture=moving_disc, rate=Fraction(1, 4))
     assert run(videos, "--to", root, "--annotations", annotations) == 0
     said = capsys.readouterr().out
     assert "4 clips of 4 segments" in said

@@ -6,29 +6,22 @@ import contextlib
 import json
 import os
 import signal
-from pathlib import Path
 
+import helpers_bad
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from helpers_bad import MAINS
+from helpers_runs import difference, outcome
 
-import supv_main
-import weak_main
 from utils import checkpoint, engine
+from utils.config import SUPERVISED
 
-MAINS = {"supv_main_model": supv_main.main, "weak_main_model": weak_main.main}
 EPOCHS, STEPS = 4, 3  # 24 clips in batches of 10
 # A learning rate that changes on the way, an epoch without evaluation, a TensorBoard point each step.
 TRAIN = {"n_epoch": EPOCHS, "milestones": [1, 3], "eval_freq": 3, "print_freq": 1}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """A tiny network's step is quickest on one thread, and the same whatever else the machine does."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+one_thread = pytest.fixture(helpers_bad.one_thread, autouse=True, scope="module")
 
 
 class Killed(BaseException):
@@ -39,7 +32,7 @@ class Killed(BaseException):
 def run(tiny_config, tmp_path):
     """run("folder", *flags) trains the tiny network there and returns the exit code."""
 
-    def start(folder: str, *flags: str, name: str = "supv_main_model", **train) -> int:
+    def start(folder: str, *flags: str, name: str = SUPERVISED, **train) -> int:
         config = tiny_config(name, train={**TRAIN, **train})
         return MAINS[name](["--config", str(config), "--gpu", "cpu", "--snapshot_pref", str(tmp_path / folder), *flags])
 
@@ -66,45 +59,8 @@ def killed_at(place: str, count: int):
             yield
 
 
-def outcome(folder: Path) -> dict:
-    """All that a run leaves, without what a clock measured or where it lay."""
-    left = {}
-    for name in (checkpoint.LAST, checkpoint.BEST, checkpoint.BEST_VAL):
-        content = checkpoint.load(folder / name)
-        content["metrics"].pop("seconds", None)
-        content["config"]["train"].pop("snapshot_pref")
-        content["config"]["train"].pop("save_every_minutes")
-        if "training" in content:
-            content["training"]["position"].pop("seconds")
-        left[name] = content
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    left["metrics.jsonl"] = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-    left["predictions"] = (folder / "eval-test" / "predictions.jsonl").read_text()
-    left["tensorboard"] = tensorboard(folder)
-    return left
-
-
-def tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder)).Reload()
-    return {
-        tag: [(point.step, point.value) for point in events.Scalars(tag)]
-        for tag in events.Tags()["scalars"]
-        if not tag.endswith("seconds")
-    }
-
-
-def assert_equal(ours: object, theirs: object, where: str = "run") -> None:
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, list):
-        ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
-    if isinstance(ours, dict):
-        assert list(ours) == list(theirs), where
-        for key in ours:
-            assert_equal(ours[key], theirs[key], f"{where} {key}")
-    elif isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), where
-    else:
-        assert ours == theirs, where
+def assert_equal(ours: dict, theirs: dict) -> None:
+    assert difference(ours, theirs) is None
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +72,7 @@ def uninterrupted() -> dict[str, dict]:
 def reference(run, uninterrupted, tmp_path):
     """The outcome of a run that nothing stopped, trained once a setting."""
 
-    def outcome_of(name: str = "supv_main_model") -> dict:
+    def outcome_of(name: str = SUPERVISED) -> dict:
         if name not in uninterrupted:
             assert run("whole", name=name) == 0
             uninterrupted[name] = outcome(tmp_path / "whole")
@@ -209,11 +165,11 @@ def test_the_data_order_goes_on_wherever_the_features_are(features, tmp_path, ti
     for folder in ("whole", "cut"):
         flags = ["--config", str(config), "--gpu", "cpu", "--snapshot_pref", str(tmp_path / folder)]
         if folder == "whole":
-            assert supv_main.main(flags) == 0
+            assert MAINS[SUPERVISED](flags) == 0
             continue
         with killed_at("step", STEPS + 2):
-            supv_main.main(flags)
-        assert supv_main.main([*flags, "--resume", "last"]) == 0
+            MAINS[SUPERVISED](flags)
+        assert MAINS[SUPERVISED]([*flags, "--resume", "last"]) == 0
     assert_equal(outcome(tmp_path / "cut"), outcome(tmp_path / "whole"))
 
 
@@ -250,7 +206,7 @@ def test_going_on_in_the_folder_that_the_checkpoint_lies_in(run, tmp_path, tiny_
     config = tiny_config(train={**TRAIN, "n_epoch": 2})  # its snapshot_pref is another folder
     moved = (tmp_path / "run").rename(tmp_path / "moved")
     last = moved / checkpoint.LAST
-    assert supv_main.main(["--config", str(config), "--gpu", "cpu", "--resume", str(last)]) == 0
+    assert MAINS[SUPERVISED](["--config", str(config), "--gpu", "cpu", "--resume", str(last)]) == 0
     assert json.loads((moved / "config.json").read_text())["train"]["snapshot_pref"] == str(moved)
     assert checkpoint.load(last)["config"]["train"]["snapshot_pref"] == str(moved)
     assert not (tmp_path / "run").exists()

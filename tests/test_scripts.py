@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY_MODEL
 
+import supv_main
+from dataset import files
 from model import build_model
 from model.official import to_official
 
@@ -29,7 +33,7 @@ def script(name: str, *arguments: str | Path) -> subprocess.CompletedProcess:
     )
 
 
-def lines(path: Path) -> list[dict]:
+def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -45,7 +49,7 @@ def test_train_then_test(tiny_config, tmp_path, setting, name):
         assert (run / file).exists(), file
     assert list(run.glob("events.out.tfevents.*"))
 
-    epochs = lines(run / "metrics.jsonl")
+    epochs = read_lines(run / "metrics.jsonl")
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
     assert {"loss", "train_accuracy", "val_accuracy", "test_accuracy", "learning_rate"} <= epochs[0].keys()
     best = max(epoch["test_accuracy"] for epoch in epochs)
@@ -57,7 +61,7 @@ def test_train_then_test(tiny_config, tmp_path, setting, name):
     assert f"test accuracy {best:.2f} %" in tested.stdout
     assert (metrics["clips"], metrics["segments"]) == (8, 80)
 
-    clips = lines(tmp_path / "eval" / "predictions.jsonl")
+    clips = read_lines(tmp_path / "eval" / "predictions.jsonl")
     assert len(clips) == 8
     right = sum(p == t for clip in clips for p, t in zip(clip["prediction"], clip["target"], strict=True))
     assert 100 * right / 80 == pytest.approx(metrics["accuracy"])
@@ -86,3 +90,27 @@ def test_missing_data_is_one_line(tmp_path, tiny_config):
     assert missing.returncode == 2
     assert len(missing.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_leaked_clips_are_left_out(tiny_config, tiny_data, tmp_path, capsys):
+    """A test clip whose video is also a training clip's counts in one accuracy and not in the other."""
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    train, test = (files.read_order(data, split) for split in ("train", "test"))
+    lines = (data / "Annotations.txt").read_text().splitlines()
+    for clip in (2, 5):
+        lines[test[clip]] = re.sub("&[^&]+&", f"&{lines[train[0]].split('&')[1]}&", lines[test[clip]], count=1)
+    (data / "Annotations.txt").write_text("\n".join(lines) + "\n")
+    checkpoint = tmp_path / "Supervised_model.pth.tar"
+    torch.save(to_official(build_model({"name": "supv_main_model", **TINY_MODEL})), checkpoint)
+    config = tiny_config(data={"root": str(data)}, eval={"exclude_leaked": True})
+
+    assert supv_main.main(["--config", str(config), "--evaluate", "--resume", str(checkpoint)]) == 0
+    metrics = json.loads((tmp_path / "eval-test" / "metrics.json").read_text())
+    clips = read_lines(tmp_path / "eval-test" / "predictions.jsonl")
+    right = [sum(p == t for p, t in zip(clip["prediction"], clip["target"], strict=True)) for clip in clips]
+    assert metrics["accuracy"] == pytest.approx(100 * sum(right) / 80)
+    assert metrics["leaked_clips"] == 2
+    kept = [count for clip, count in enumerate(right) if clip not in (2, 5)]
+    assert metrics["accuracy_without_leaked"] == pytest.approx(100 * sum(kept) / 60)
+    assert "2 clips whose video is also in the training split" in capsys.readouterr().out

@@ -274,7 +274,7 @@ def test_a_disk_too_small_is_said_before_anything_is_written(tmp_path, monkeypat
     out = tmp_path / "not" / "there"
     assert synthetic.main(["--out", str(out)]) == 2
     message = capsys.readouterr().err
-    assert "need 0.58 GB, but only 0.10 GB are free" in message
+    assert "0.58 GB are needed, but only 0.10 GB are free" in message
     assert message.count("\n") == 1
     assert not out.parent.exists()
 

@@ -42,14 +42,15 @@ def make_folder(path: str | os.PathLike) -> Path:
     return path
 
 
-def require_free_space(folder: str | os.PathLike, size: int) -> None:
-    """Raise UserError when the disk of an existing `folder` has less than `size` bytes free."""
-    free = shutil.disk_usage(folder).free
+def require_free_space(
+    folder: str | os.PathLike, size: int, fix: str = "free some space or choose another folder"
+) -> None:
+    """Raise UserError unless `size` bytes are free where `folder` is or will be."""
+    folder = Path(folder)
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
     if free < size:
-        raise UserError(
-            f"{folder}: {size / 1e9:.2f} GB are needed, but only {free / 1e9:.2f} GB are free on that disk; "
-            f"free some space or choose another folder"
-        )
+        raise UserError(f"{folder}: {size / 1e9:.2f} GB are needed, but only {free / 1e9:.2f} GB are free there; {fix}")
 
 
 @contextlib.contextmanager

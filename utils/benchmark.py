@@ -38,6 +38,7 @@ from dataset.labels import SEGMENTS
 from dataset.loading import Batch, Batches, place
 from model import build_model
 from model.losses import SupervisedLoss, WeakLoss
+from model.prediction import Reading
 from utils import bound
 from utils import config as configs
 from utils.atomic import write_text
@@ -57,10 +58,12 @@ class Way(NamedTuple):
     features: str  # a value of the setting data.features
     devices: tuple[str, ...] = ("cpu", "cuda")
     authors: bool = False
+    compile: bool = False
 
 
 _AUTHORS = {"authors": Way("float64", "loader", authors=True)}
 _PRECISIONS = {name: Way(name, "auto") for name in ("float32", "bfloat16", "float64")}
+_COMPILED = {f"{name}-compiled": Way(name, "auto", ("cuda",), compile=True) for name in ("float32", "bfloat16")}
 _PLACES = {
     "device": Way("float32", "device", devices=("cuda",)),
     "host": Way("float32", "host"),
@@ -69,10 +72,10 @@ _PLACES = {
 }
 # What is measured -> the ways in which it is.
 WAYS = {
-    "train": _AUTHORS | _PRECISIONS,
+    "train": _AUTHORS | _PRECISIONS | _COMPILED,
     "eval": _AUTHORS | _PRECISIONS,
     "data": _AUTHORS | _PLACES,
-    "epoch": _AUTHORS | _PRECISIONS | {"stream": _PLACES["stream"]},
+    "epoch": _AUTHORS | _PRECISIONS | _COMPILED | {"stream": _PLACES["stream"]},
 }
 
 
@@ -91,7 +94,9 @@ class Row:
     fastest_rate: float | None = None
     copy_rate: float | None = None
     flops: int | None = None  # in matrix products
+    throughput: float | None = None  # clips/s over all steps, of data and epoch rows
     loading_seconds: float | None = None  # before the first step
+    features: str = ""  # the class of dataset.loading that held them
     total_seconds: float | None = None  # of a whole epoch
     host_bytes: int = 0  # peak of the process, its loader workers left out
     device_bytes: int | None = None
@@ -100,7 +105,8 @@ class Row:
 
     @property
     def clips_per_second(self) -> float:
-        return self.clips / self.seconds
+        """By the median step, or over all steps where these differ in what they wait for."""
+        return self.throughput or self.clips / self.seconds
 
 
 @dataclass(frozen=True)
@@ -216,19 +222,22 @@ def _time_steps(step: Callable[[], None], work: bound.Work, task: Task, device: 
 def _time_epoch(batches: Batches, task: Task, device: torch.device, row: Row, step: Callable[[Batch], None]) -> bool:
     """Time the steps of an epoch for `task.seconds`; returns whether it was whole."""
     start = last = time.perf_counter()
+    clips, whole = 0, True
     for batch in batches.epoch(1):
         step(batch)
+        clips += len(batch.clips)
         if device.type == "cpu" or task.way.authors:
             now = time.perf_counter()
             row.times.append(now - last)
             last = now
             if now - start > task.seconds and len(row.times) < len(batches):
-                row.note = f"the first {len(row.times)} of {len(batches)} steps"
-                return False
-    if not row.times:  # a GPU: only the epoch as a whole is timed, so that nothing waits for it within
-        bound.synchronize(device)
-        row.times = [(time.perf_counter() - start) / len(batches)]
-    return True
+                row.note, whole = f"the first {len(row.times)} of {len(batches)} steps", False
+                break
+    bound.synchronize(device)
+    seconds = time.perf_counter() - start
+    row.throughput = clips / seconds
+    row.times = row.times or [seconds / len(batches)]  # nothing waits for a GPU within its epoch
+    return whole
 
 
 def _trace(step: Callable[[], None], device: torch.device, path: str) -> None:
@@ -257,9 +266,11 @@ def _training(task: Task, device: torch.device, batches: dict[str, Batches]) -> 
     network, loss = _network(task.config)
     network.to(device, dtype_of(task.way.precision))
     config = task.config.model_copy(
-        update={"train": task.config.train.model_copy(update={"precision": task.way.precision})}
+        update={
+            "train": task.config.train.model_copy(update={"precision": task.way.precision, "compile": task.way.compile})
+        }
     )
-    return Training(network, loss, batches, config, recorder=None)
+    return Training(network, loss, Reading(network.predict, ""), batches, config, recorder=None)
 
 
 def _random_batch(config: Config, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -286,6 +297,7 @@ def _timed_loading(task: Task, device: torch.device, splits: tuple[str, ...], ro
     batches = place(datasets, settings, sizes, device, dtype, task.config.train.seed)
     bound.synchronize(device)
     row.loading_seconds = time.perf_counter() - start
+    row.features = type(batches[splits[0]]).__name__
     return batches
 
 
@@ -327,7 +339,7 @@ def table(rows: list[Row]) -> Iterator[str]:
             memory += f", GPU {row.device_bytes / 2**30:.1f} GiB"
         notes = [row.note] if row.note else []
         if row.loading_seconds is not None:
-            notes.append(f"loaded in {row.loading_seconds:.1f} s")
+            notes.append(f"{row.features}, loaded in {row.loading_seconds:.1f} s")
         spread = f"{row.seconds:.4g} ({row.fastest:.4g} to {row.slowest:.4g}, {row.steps})"
         cells = [row.name, spread, f"{row.clips_per_second:.4g}", ratio, *limit, memory, "; ".join(notes)]
         yield f"| {' | '.join(cells)} |"

@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,8 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{str(path)!r}: is not a file name ({error})") from error
     try:
         _check_sums(path, head)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # advice on how to load unsafely
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise UserError(f"{path}: claims to be larger than memory; it is damaged, or not a checkpoint") from None
     except Exception as error:  # a damaged file makes torch's and Python's readers fail in any way
@@ -97,8 +100,10 @@ def _why_unreadable(path: Path, size: int, head: bytes, error: Exception) -> str
         return "is empty; use another checkpoint of the run"
     if head.startswith((b"<!doctype", b"<html")):
         return "is an HTML page, not a checkpoint (Google Drive's quota page?); download it again"
-    if isinstance(error, pickle.UnpicklingError) and _names_code(error):
-        return f"holds code ({_names_code(error)}), which is not run; ask its author for a file with tensors only"
+    if isinstance(error, pickle.UnpicklingError) and (code := _code_in(path, error)):
+        return f"holds code ({code}), which is not run; ask its author for a file with tensors only"
+    if "TorchScript" in str(error):
+        return "is a TorchScript archive, not a checkpoint; ask its author for the state_dict"
     if head.startswith(b"pk") and not zipfile.is_zipfile(path):
         return f"is truncated ({size:,} bytes are there); copy or download it again, or use another checkpoint"
     if head.startswith(b"pk"):
@@ -112,7 +117,27 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:100]}" if text else type(error).__name__
 
 
-def _names_code(error: Exception) -> str:
-    """The function or class that an untrusted pickle asked for, from torch's message."""
+def _code_in(path: Path, error: Exception) -> str:
+    """The function or class that a refused pickle asks for: from torch's message, else read off the pickle."""
     words = str(error).split("GLOBAL ")
-    return words[1].split()[0] if len(words) > 1 else ""
+    if len(words) > 1:
+        return words[1].split()[0]
+    strings: list[str] = []
+    try:
+        for operation, argument, _ in pickletools.genops(_pickle_of(path)):  # reads, and runs nothing
+            if operation.name in ("GLOBAL", "INST"):
+                return argument.replace(" ", ".")
+            if operation.name == "STACK_GLOBAL":
+                return ".".join(strings[-2:])
+            if isinstance(argument, str):
+                strings.append(argument)
+    except Exception:  # a damaged pickle
+        return ""
+    return ""
+
+
+def _pickle_of(path: Path) -> bytes:
+    if not zipfile.is_zipfile(path):
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        return file.read(next(name for name in file.namelist() if name.endswith("/data.pkl")))

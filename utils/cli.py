@@ -26,6 +26,7 @@ _SETTINGS: dict[str, tuple[str, str, type, str]] = {
     "--seed": ("train", "seed", int, "seed of every random generator"),
     "--precision": ("train", "precision", str, "float32, float64 (the authors' arithmetic) or bfloat16"),
     "--data_root": ("data", "root", str, "folder of the feature files"),
+    "--localize": ("eval", "localize", str, "weak only: authors, gate, activation, background or relative"),
     "--split": ("eval", "split", str, "split to evaluate: train, val or test"),
 }
 
@@ -101,7 +102,7 @@ def parse(argv: Sequence[str] | None, description: str, config: str, model: str)
         if values[key] is not None:
             sections = configs.merge(sections, {section: {key: values[key]}})
             named.add(f"{section}.{key}")
-            _check_flag(flag, section, key, values[key])
+            _check_flag(flag, section, key, values[key], model)
     settings = configs.build(sections, source=values["config"])
     if settings.model.name != model:
         raise UserError(
@@ -123,6 +124,6 @@ def _check_path(flag: str, path: str | None) -> None:
             raise UserError(f"{flag} {path!r} {error}") from error
 
 
-def _check_flag(flag: str, section: str, key: str, value: Any) -> None:
+def _check_flag(flag: str, section: str, key: str, value: Any, model: str) -> None:
     """Validate a flag's value by itself, so that the error names the flag and not the JSON file."""
-    configs.build({"model": {"name": configs.SUPERVISED}, section: {key: value}}, source=f"{flag} {value}")
+    configs.build({"model": {"name": model}, section: {key: value}}, source=f"{flag} {value}")

@@ -95,6 +95,9 @@ class GenerateSettings(_Settings):
     test: PositiveInt
     background_only: PositiveInt
     categories: Width
+    grid: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [7, 7]  # H, W
+    visual_dim: Width = 512
+    audio_dim: Width = 128
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -122,6 +125,7 @@ class TrainSettings(_Settings):
     av_category_loss: Strength = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     precision: Literal["float32", "float64", "bfloat16"] = "float32"  # float64 is the authors' arithmetic
+    compile: bool = False  # train through torch.compile (on a GPU: CUDA graphs); takes minutes before the first step
     snapshot_pref: FolderName  # the run folder
     print_freq: PositiveInt = 20  # steps between two looks at the loss on a GPU, and between TensorBoard points
     eval_freq: PositiveInt = 1  # epochs between two evaluations
@@ -177,6 +181,8 @@ class Config(_Settings):
             raise ValueError(f"'eval.localize' is {self.eval.localize!r}: it is for the weak network ({WEAK})")
         if self.eval.gate_threshold is not None and self.eval.localize not in ("authors", "gate"):
             raise ValueError(f"'eval.gate_threshold' is not for 'eval.localize' {self.eval.localize!r}; remove one")
+        if self.eval.exclude_leaked and self.eval.split == "train":
+            raise ValueError("'eval.exclude_leaked' would leave out every clip of the training split")
         if self.eval.localize == "gate" and not self.model.time_level:
             raise ValueError("'eval.localize' is 'gate', but without 'model.time_level' there is no gate")
         return self
@@ -253,7 +259,7 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def difference(ours: Config, theirs: Config) -> list[str]:
     """Keys in which two configs differ, as "train.lr (0.0007 here, 0.001 there)"."""
-    mine, other = _flat(ours.model_dump()), _flat(theirs.model_dump())
+    mine, other = flat(ours.model_dump()), flat(theirs.model_dump())
     return [
         f"{key} ({mine.get(key)} here, {other.get(key)} there)"
         for key in {**mine, **other}
@@ -261,11 +267,12 @@ def difference(ours: Config, theirs: Config) -> list[str]:
     ]
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of all sections by their full names: {"train.lr": 0.0007, ...}."""
+    named: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        named |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return named
 
 
 def _explain(error: ValidationError, root: type[BaseModel] = Config) -> str:

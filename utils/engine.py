@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +25,14 @@ from tqdm import tqdm
 from dataset.ave import AVEDataset
 from dataset.loading import Batch, Batches
 from utils import checkpoint, distributed
+from utils.compiled import Compiled
 from utils.config import Config
 from utils.errors import Interrupted, UserError
 from utils.metrics import accuracy
 from utils.recorder import Recorder
 from utils.runtime import StopRequest, autocast, naming_batch_size, random_state, restore_random_state
 
+GATES = ("gate", "audio_gate", "visual_gate")
 CHOOSING_CLIPS = 1024  # 10,000 segments fix one threshold well; more would only cost time
 
 _log = logging.getLogger(__name__)
@@ -42,6 +45,10 @@ class Evaluation(NamedTuple):
     target: Tensor  # [n, T] int64
     category: Tensor  # [n] int64: predicted category of the clip
     event_probability: Tensor  # [n, T] float32
+    gate: Tensor  # [n, T] float32: what time-level suppression makes of the two gates below
+    audio_gate: Tensor  # [n, T] float32
+    visual_gate: Tensor  # [n, T] float32
+    attention: Tensor | None = None  # [n, T, H, W] float16, where asked for: sums to 1 over the grid
 
     @property
     def accuracy(self) -> float:
@@ -50,22 +57,30 @@ class Evaluation(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, batches: Batches, predict: Callable, precision: str) -> Evaluation:
+def evaluate(
+    network: nn.Module, batches: Batches, predict: Callable, precision: str, attention: bool = False
+) -> Evaluation:
     """Predict every clip of a split once.
 
     Args:
         predict: (output, explanation) -> Prediction: a reading, or the network's own `predict`.
         precision: float32, float64 or bfloat16.
+        attention: whether to keep the attention maps too.
     """
     network.eval()
     places, parts = [], []
     for batch in tqdm(batches.epoch(0), "evaluating", len(batches), leave=False, disable=_no_bar()):
         with naming_batch_size("--test_batch_size", batches.batch_size), autocast(batches.device, precision):
-            prediction = predict(*network.explain(batch.visual, batch.audio))
+            output, explanation = network.explain(batch.visual, batch.audio)
+            prediction = predict(output, explanation)
         if batch.weight:  # else the clips are another process's
-            target = batch.labels.argmax(-1)
+            gates = (output.gate, explanation.audio_gate, explanation.visual_gate)
+            columns = [prediction.segments, batch.labels.argmax(-1), prediction.category]
+            columns += [probability.float() for probability in (prediction.event_probability, *gates)]
+            if attention:
+                columns.append(explanation.attention.half())
             places.append(batch.clips)
-            parts.append((prediction.segments, target, prediction.category, prediction.event_probability.float()))
+            parts.append(columns)
     mine = Evaluation(*(torch.cat(column).cpu() for column in zip(*parts, strict=True))) if parts else None
     return _in_order(distributed.everyones((places, mine)))
 
@@ -77,7 +92,7 @@ def _in_order(shares: list[tuple[list[Tensor], Evaluation | None]]) -> Evaluatio
     if not torch.equal(places[order], torch.arange(len(places))):
         raise RuntimeError("a clip was evaluated twice or not at all")
     columns = zip(*(evaluation for _, evaluation in shares if evaluation is not None), strict=True)
-    return Evaluation(*(torch.cat(column)[order] for column in columns))
+    return Evaluation(*(None if column[0] is None else torch.cat(column)[order] for column in columns))
 
 
 def _no_bar() -> bool | None:
@@ -131,6 +146,8 @@ class Training:
         self.config, self.recorder = config, recorder
         self.device = next(network.parameters()).device
         self.forward = distributed.parallel(network)
+        if settings.compile:
+            self.forward = Compiled(self.forward, self.device)
         # One fused kernel for all parameters: the same mathematics as the authors' Adam.
         self.optimizer = torch.optim.Adam(
             network.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True
@@ -194,14 +211,17 @@ class Training:
         self._write(checkpoint.LAST, metrics, training=self.state())
         self.saved_at = time.monotonic()
 
-    def save_best(self) -> None:
+    def save_best(self, mend: bool = False) -> None:
         """Write the weights of the epoch just done for each protocol that calls it the best so far.
 
-        After `last.pth.tar`, which names the best epochs: a run killed between the two does this when it goes on.
+        This comes after `last.pth.tar`, which names the best epochs. A run that was killed between the two does it
+        when it goes on: `mend` writes only what isn't there.
         """
         for split, name in (("test", checkpoint.BEST), ("val", checkpoint.BEST_VAL)):
             best = self.position.best.get(split)
-            if best is not None and best["epoch"] == self.position.epoch:
+            if best is None or best["epoch"] != self.position.epoch:
+                continue
+            if not (mend and _epoch_in(self.recorder.folder / name) == self.position.epoch):
                 self._write(name, best)
 
     def _write(self, name: str, metrics: dict[str, Any], **more: Any) -> None:
@@ -219,6 +239,14 @@ class Training:
         """Whether `save_every_minutes` have passed since the last save, by any process's clock."""
         minutes = self.config.train.save_every_minutes
         return minutes is not None and distributed.anywhere(time.monotonic() - self.saved_at >= 60 * minutes)
+
+
+def _epoch_in(path: Path) -> int | None:
+    """The epoch of a checkpoint of ours; None where there is no good one."""
+    try:
+        return checkpoint.load(path).get("epoch")
+    except UserError:
+        return None
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -239,7 +267,7 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
     settings, batches = training.config.train, training.batches
     network, reading = training.network, training.reading
     if training.position.step == 0:
-        training.save_best()
+        training.save_best(mend=True)
     with StopRequest().listening() as stop:
         for epoch in range(training.position.epoch + 1, settings.n_epoch + 1):
             training.started = time.monotonic()
@@ -254,6 +282,8 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
                         _stop(training)
                     result = evaluate(network, batches[split], reading, settings.precision)
                     metrics[f"{split}_accuracy"] = result.accuracy
+                    gates = {f"{split}/{name}": getattr(result, name) for name in GATES}
+                    training.recorder.histograms(gates, epoch * len(batches["train"]))
                 _choose_best(training.position.best, metrics)
             metrics["seconds"] = training.seconds()
             training.scheduler.step()
@@ -341,7 +371,8 @@ class _Meter:
             self._sum("counted", counted)
             global_step = (self.epoch - 1) * len(self.training.batches["train"]) + step
             if global_step % self.training.config.train.print_freq == 0:
-                self.training.recorder.step(named, global_step)
+                learning_rate = self.training.scheduler.get_last_lr()[0]
+                self.training.recorder.step({**named, "learning_rate": learning_rate}, global_step)
         self.waiting.clear()
         return fine
 

@@ -29,6 +29,14 @@ class Interrupted(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has saved its state: exit code 130."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, Python's or torch's, says that the machine's or the device's memory is used up."""
+    said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    )
+
+
 def command(main: Callable[..., None]) -> Callable[..., int]:
     """Wrap a command-line `main` so that it returns the exit codes that this project promises.
 
@@ -50,6 +58,15 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print(
+                "error: out of memory; end other programs or ask for less: for a training that is data.features = "
+                '"stream", smaller batches or a narrower network',
+                file=sys.stderr,
+            )
+            return EXIT_USER_ERROR
         return EXIT_DONE
 
     return run

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,21 +17,22 @@ from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.check import require_trainable
 from dataset.labels import clip_names
 from dataset.loading import Shard, place
+from dataset.stats import leaked_clips, trivial_accuracies
 from model.prediction import Reading
 from utils import checkpoint, distributed, provenance, results
 from utils import config as configs
 from utils.cli import Options
 from utils.config import Config, DataSettings
-from utils.engine import Position, Training, choose_threshold, evaluate, fit, protocol_lines
+from utils.engine import Evaluation, Position, Training, choose_threshold, evaluate, fit, protocol_lines
 from utils.errors import UserError
-from utils.metrics import right_category_everywhere
-from utils.recorder import Recorder, Spectator, log_to_terminal
+from utils.metrics import accuracy, detailed, right_category_everywhere
+from utils.recorder import Recorder, Spectator, log_to_terminal, protocols
 from utils.runtime import choose_device, dtype_of, keep_freed_memory, named_gpus, seed_everything, seed_process
 
 # A resumed run may differ from the one before in these; in anything else it would be another run.
-_MAY_CHANGE = ("data.root", "data.features", "data.workers", "data.generate", "train.n_epoch", "train.print_freq",
-               "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref", "eval.split",
-               "eval.test_batch_size", "eval.exclude_leaked")  # fmt: skip
+_MAY_CHANGE = ("data.root", "data.features", "data.workers", "data.generate", "train.compile", "train.n_epoch",
+               "train.print_freq", "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref",
+               "eval.split", "eval.test_batch_size", "eval.exclude_leaked")  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def begin(config: Config, options: Options) -> torch.device:
         logging.getLogger().setLevel(logging.WARNING)
     _log.info(story)
     if distributed.local_rank() == 0:
-        _generate_once(config.data)
+        generate_once(config.data)
     distributed.barrier()
     seed_everything(config.train.seed)
     return device
@@ -117,6 +119,12 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
             f"{len(datasets['train'])} clips; everything is recorded in {folder}"
         )
         best = fit(training)
+        protocol_accuracies = {
+            "authors_protocol/test_accuracy": best["test"]["test_accuracy"],
+            "validation_protocol/test_accuracy": best["val"]["test_accuracy"],
+            "validation_protocol/val_accuracy": best["val"]["val_accuracy"],
+        }
+        recorder.outcome(config, protocol_accuracies)
         for line in protocol_lines(best):
             _log.info(line)
     finally:
@@ -158,26 +166,60 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
     _check_fits(dataset, config)
     sizes = {split: config.eval.test_batch_size}
     batches = place({split: dataset}, config.data, sizes, device, dataset.dtype, seed=0, shard=_shard())
-    result = evaluate(experiment.network, batches[split], experiment.reading, config.train.precision)
+    result = evaluate(experiment.network, batches[split], experiment.reading, config.train.precision, attention=True)
     ceiling = right_category_everywhere(result.target, background=dataset.categories)
     metrics: dict[str, Any] = {
         "accuracy": result.accuracy,
         "clips": result.target.shape[0],
         "segments": result.target.numel(),
         "split": split,
+        "model": type(experiment.network).__name__,
         "right_category_everywhere": ceiling,
+        "best_single_label": trivial_accuracies(dataset.labels).best_single_label,
         "reading": experiment.reading.description,
+        **experiment.reading.state(),
         "checkpoint": str(path),
-        "epoch": content.get("epoch"),
+        "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,
+        "data_root": config.data.root,
+        "generated": (Path(config.data.root) / files.GENERATED).exists(),
     }
+    if config.eval.exclude_leaked:
+        metrics |= _without_leaked(dataset, result)
     folder = Path(options.output or path.parent / f"eval-{split}")
     if distributed.rank() == 0:
-        results.write(folder, metrics, result, dataset.rows, clip_names(config.data.root, dataset.categories))
+        names = clip_names(config.data.root, dataset.categories)
+        metrics["protocols"] = protocols(path.parent) if checkpoint.is_ours(content) else None
+        metrics |= detailed(result, names.categories)
+        results.write(folder, metrics, result, dataset.rows, names)
+        from utils import report  # only now: what draws figures takes a second to import
+
+        report.write(folder)
     chosen = f", epoch {content['epoch']}" if checkpoint.is_ours(content) else ""
     _log.info(f"{path}{chosen}: {split} accuracy {result.accuracy:.2f} % over {metrics['clips']} clips "
               f"({metrics['segments']} segments); {experiment.reading.description}")  # fmt: skip
+    if config.eval.exclude_leaked:
+        _log.info(
+            f"without the {metrics['leaked_clips']} clips whose video is also in the training split: "
+            f"{metrics['accuracy_without_leaked']:.2f} %"
+        )
     _log.info(f"naming the right category in every segment would give {ceiling:.2f} %")
     _log.info(f"results: {folder / results.METRICS}, {folder / results.PREDICTIONS}")
+    _log.info(f"to look at: {folder / results.REPORT}")
+
+
+def _without_leaked(dataset: AVEDataset, result: Evaluation) -> dict[str, Any]:
+    """Accuracy without the clips of a split whose video the network was trained on."""
+    leaked = np.isin(dataset.rows, leaked_clips(dataset.root, dataset.split))
+    if leaked.all():
+        raise UserError(
+            f"{dataset.root}: every clip of the {dataset.split} split has its video in the training split too; "
+            f"set eval.exclude_leaked to false"
+        )
+    kept = torch.from_numpy(~leaked)
+    return {
+        "accuracy_without_leaked": accuracy(result.segments[kept], result.target[kept]),
+        "leaked_clips": int(leaked.sum()),
+    }
 
 
 def _settle(experiment: Experiment, config: Config, content: dict[str, Any], device: torch.device) -> None:
@@ -199,7 +241,8 @@ def _shard() -> Shard:
     return Shard(distributed.rank(), distributed.world())
 
 
-def _generate_once(settings: DataSettings) -> None:
+def generate_once(settings: DataSettings) -> None:
+    """Generate the data set that a config describes, unless it is there already."""
     if settings.generate is not None:
         synthetic.generate(settings.root, synthetic.Settings(**settings.generate.model_dump()))
 

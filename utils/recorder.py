@@ -10,21 +10,24 @@ import errno
 import fcntl
 import json
 import logging
+import operator
 import os
 import sys
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from utils import provenance
 from utils.atomic import make_folder, write_error, write_text
 from utils.checkpoint import BEST, LAST
-from utils.config import Config
+from utils.config import Config, flat
 from utils.errors import UserError, command
 
 METRICS = "metrics.jsonl"
+_CHOSEN = ("epoch", "val_accuracy", "test_accuracy")
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +123,22 @@ class Recorder:
         except OSError as error:
             raise write_error(self.folder, error) from error
 
+    def histograms(self, values: dict[str, Tensor], step: int) -> None:
+        """Add the distributions of some numbers after a training step (counted from the run's first) to TensorBoard."""
+        try:
+            for name, numbers in values.items():
+                self._writer.add_histogram(name, numbers, step)
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+
+    def outcome(self, config: Config, accuracies: dict[str, float]) -> None:
+        """Add a finished run's settings and what came of them to TensorBoard's HParams, where runs compare."""
+        settings = {name: _hparam(value) for name, value in flat(config.model_dump()).items()}
+        try:
+            self._writer.add_hparams(settings, accuracies, run_name=".")
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+
     def flush(self) -> None:
         """Hand everything recorded so far to the operating system."""
         try:
@@ -183,6 +202,10 @@ class Spectator:
 
     def step(self, values: dict[str, float], step: int, group: str = "step") -> None: ...
 
+    def histograms(self, values: dict[str, Tensor], step: int) -> None: ...
+
+    def outcome(self, config: Config, accuracies: dict[str, float]) -> None: ...
+
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
@@ -209,6 +232,22 @@ def _lock(folder: Path) -> Any:
     return file
 
 
+def protocols(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """What both protocols choose of a run so far, from its `metrics.jsonl`; None where there is nothing to choose from.
+
+    Returns {"authors": ..., "validation": ...}, each the `epoch` chosen (on the test split, on the val split; the
+    earlier of equals) and its `val_accuracy` and `test_accuracy` in percent.
+    """
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    epochs = [json.loads(line) for line in lines if _epoch_of(line) < float("inf")]
+    evaluated = [{key: epoch[key] for key in _CHOSEN} for epoch in epochs if all(key in epoch for key in _CHOSEN)]
+    if not evaluated:
+        return None
+    choosers = {"authors": "test_accuracy", "validation": "val_accuracy"}
+    return {protocol: max(evaluated, key=operator.itemgetter(key)) for protocol, key in choosers.items()}
+
+
 def _epochs(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
@@ -218,6 +257,11 @@ def _epoch_of(line: str) -> float:
         return json.loads(line)["epoch"]
     except (ValueError, KeyError, TypeError):
         return float("inf")  # a line that a kill cut short
+
+
+def _hparam(value: Any) -> bool | str | float:
+    """A setting as HParams can show it."""
+    return value if isinstance(value, bool | str | int | float) else json.dumps(value)
 
 
 def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:

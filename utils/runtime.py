@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from utils import distributed
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
@@ -116,14 +116,6 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_threshold, most = -1, -3, 2**31 - 1
         mallopt(m_mmap_threshold, most)
         mallopt(m_trim_threshold, most)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the machine's or the device's memory is used up."""
-    said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
-    )
 
 
 @contextlib.contextmanager

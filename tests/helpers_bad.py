@@ -1,0 +1,116 @@
+"""What a test of bad input starts from: a good data folder, a good run, and ways of breaking one thing of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+import supv_main
+import weak_main
+from dataset import files
+from utils import checkpoint
+from utils.config import SUPERVISED, WEAK
+
+MAINS = {SUPERVISED: supv_main.main, WEAK: weak_main.main}
+
+
+def one_thread():
+    """A fixture's body: a tiny network's step is quickest on one thread, whatever else the machine does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class World:
+    """A folder of its own with good `data`, a good `config` and a run of one epoch, to break something of."""
+
+    def __init__(self, folder: Path, data: Path, config: dict[str, Any], runs: dict[str, Path]) -> None:
+        self.folder, self.data, self.run = folder, folder / "data", folder / "run"
+        self.config, self.runs, self.name = config, runs, SUPERVISED
+        shutil.copytree(data, self.data)
+        self.config["data"]["root"] = str(self.data)
+        self.config["train"]["snapshot_pref"] = str(self.run)
+
+    def with_run(self, name: str = SUPERVISED) -> Path:
+        """Put a finished run of one epoch in place; returns its folder."""
+        shutil.copytree(self.runs[name], self.run, dirs_exist_ok=True)
+        return self.run
+
+    def path(self, name: str = "config.json") -> Path:
+        return self.folder / name
+
+    def arguments(self, *flags: str) -> list[str]:
+        """A command line with the config as it stands."""
+        if not self.path().exists():
+            self.path().write_text(json.dumps(self.config))
+        device = [] if any(flag.startswith("--gpu") for flag in flags) else ["--gpu", "cpu"]
+        return ["--config", str(self.path()), *device, *flags]
+
+    def start(self, *flags: str) -> int:
+        return MAINS[self.name](self.arguments(*flags))
+
+    def contents(self) -> dict[str, bytes | None]:
+        """Every file and folder here, with its bytes."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes() if path.is_file() else None
+            for path in sorted(self.folder.rglob("*"))
+        }
+
+
+def set_key(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set "section.key" of a config."""
+    *sections, last = key.split(".")
+    for section in sections:
+        config = config.setdefault(section, {})
+    config[last] = value
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], key: str | None = None) -> None:
+    """Replace the array of an HDF5 file by what `change` makes of it, under another key if that is given."""
+    with h5py.File(path, "r") as file:
+        array = file[files.key_of(path.name)][()]
+    with h5py.File(path, "w") as file:
+        file[key or files.key_of(path.name)] = change(array)
+
+
+def recheck(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the content of a checkpoint; what `change` returns, if anything, replaces it."""
+    content = torch.load(path, weights_only=True)
+    torch.save(change(content) or content, path)
+
+
+def flip(path: Path, place: float) -> None:
+    """Change a byte of a file, at this fraction of its length."""
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 0x55
+    path.write_bytes(content)
+
+
+def cut(path: Path, place: float) -> None:
+    """Keep only this fraction of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(place * len(content))])
+
+
+class Code:
+    """Pickled, this writes a file when somebody loads it."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch {self.canary}",)
+
+
+def last(world: World) -> Path:
+    return world.with_run(world.name) / checkpoint.LAST

@@ -1,0 +1,53 @@
+"""What a finished run leaves, to hold two runs against each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils import checkpoint
+
+
+def outcome(folder: Path) -> dict:
+    """All that a run leaves, without what a clock measured or where it lay."""
+    left = {}
+    for name in (checkpoint.LAST, checkpoint.BEST, checkpoint.BEST_VAL):
+        content = checkpoint.load(folder / name)
+        content["metrics"].pop("seconds", None)
+        content["config"]["train"].pop("snapshot_pref")
+        content["config"]["train"].pop("save_every_minutes")
+        if "training" in content:
+            content["training"]["position"].pop("seconds")
+        left[name] = content
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    left["metrics.jsonl"] = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    left["predictions"] = (folder / "eval-test" / "predictions.jsonl").read_text()
+    left["tensorboard"] = tensorboard(folder)
+    return left
+
+
+def tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return {
+        tag: [(point.step, point.value) for point in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if not tag.endswith("seconds")
+    }
+
+
+def difference(ours: object, theirs: object, where: str = "") -> str | None:
+    """Where two outcomes first differ, None if they don't: a single bit of a weight is a difference."""
+    if type(ours) is not type(theirs):
+        return where or "type"
+    if isinstance(ours, list):
+        ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
+    if isinstance(ours, dict):
+        if list(ours) != list(theirs):
+            return f"{where} keys"
+        found = (difference(ours[key], theirs[key], f"{where} {key}".strip()) for key in ours)
+        return next((place for place in found if place), None)
+    same = torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+    return None if same else where or "value"
