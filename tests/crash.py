@@ -31,11 +31,10 @@ from helpers_runs import difference, outcome
 import supv_main
 import weak_main
 from dataset import synthetic
-from utils import checkpoint
+from utils import checkpoint, report
 from utils.config import SUPERVISED, WEAK
 
 MAINS = {SUPERVISED: supv_main.main, WEAK: weak_main.main}
-EPOCHS = 12
 KILLS_A_RUN = 20  # then it may come to its end, and a run of the other setting starts
 DATA = synthetic.Settings(
     train=24, val=8, test=8, background_only=6, categories=3, grid=(2, 2), visual_dim=16, audio_dim=8
@@ -45,8 +44,8 @@ DATA = synthetic.Settings(
 class Soak:
     """Runs and kills within one folder; counts what happened."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.random = folder, random.Random(seed)
+    def __init__(self, folder: Path, epochs: int, seed: int) -> None:
+        self.folder, self.epochs, self.random = folder, epochs, random.Random(seed)
         self.data = synthetic.generate(folder / "data", DATA)
         self.kills = self.runs = self.reported = self.lost = 0
         self.problems: list[str] = []
@@ -56,7 +55,7 @@ class Soak:
             "model": {"name": name, "video_inputdim": 16, "audio_inputdim": 8, "d_model": 16, "categories": 3},
             "data": {"root": str(self.data)},
             "train": {
-                "n_epoch": EPOCHS, "batch_size": 10, "milestones": [2, 5], "eval_freq": 2, "print_freq": 1,
+                "n_epoch": self.epochs, "batch_size": 10, "milestones": [2, 5], "eval_freq": 2, "print_freq": 1,
                 "save_every_minutes": save_every_minutes, "snapshot_pref": str(run),
             },
         }  # fmt: skip
@@ -90,7 +89,9 @@ class Soak:
 
     def _count_reported(self, run: Path, output: Path) -> None:
         """Hold the epochs that a process said it had saved, and the checkpoints there, against what can be loaded."""
-        epochs = [int(number) for number in re.findall(rf"^epoch (\d+)/{EPOCHS} ", output.read_text(), re.MULTILINE)]
+        epochs = [
+            int(number) for number in re.findall(rf"^epoch (\d+)/{self.epochs} ", output.read_text(), re.MULTILINE)
+        ]
         self.reported += len(epochs)
         held = {path.name: checkpoint.load(path)["epoch"] for path in run.glob("*.pth.tar")}
         missing = max(epochs, default=0) - held.get(checkpoint.LAST, 0)
@@ -128,11 +129,13 @@ class Soak:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kill training runs at random moments and go on with them.")
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=12, help="of each run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; the machine's speed matters too")
     options = parser.parse_args()
+    report.write = lambda folder: None  # drawing figures would take most of the time
     torch.set_num_threads(1)  # and no threads of torch's to be lost in a fork
     with tempfile.TemporaryDirectory() as folder:
-        soak = Soak(Path(folder), options.seed)
+        soak = Soak(Path(folder), options.epochs, options.seed)
         soak.until(options.kills)
     print(
         f"{soak.kills} kills in {soak.runs} runs; {soak.reported} epochs reported as saved, {soak.lost} of them lost; "
