@@ -28,6 +28,14 @@ class Killed(BaseException):
     """Stands for SIGKILL within this process: nothing in the project catches it."""
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """An interrupted command leaves Ctrl-C to the operating system; here it is pytest's again."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def run(tiny_config, tmp_path):
     """run("folder", *flags) trains the tiny network there and returns the exit code."""

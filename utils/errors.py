@@ -52,11 +52,11 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USER_ERROR
-        except Interrupted as stop:
-            print(stop, file=sys.stderr)
-            return EXIT_INTERRUPTED
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+        except (Interrupted, KeyboardInterrupt) as stop:
+            if threading.current_thread() is threading.main_thread():
+                # One more Ctrl-C ends the process while it cleans up, without a traceback.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+            print(str(stop) or "interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
