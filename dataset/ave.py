@@ -51,7 +51,7 @@ class FeatureFiles:
             self._open = (os.getpid(), visual, audio)
         _, visual, audio = self._open
         try:
-            return visual[row], audio[row]
+            return files.native(visual[row]), files.native(audio[row])
         except OSError as error:
             raise UserError(
                 f"{self.visual_path} or {self.audio_path}: row {row} cannot be read ({error}); "

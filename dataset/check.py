@@ -7,7 +7,6 @@ finite.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from dataset import files
 from dataset.folder import WEAK_FILES, FileReport, check_folder
 from utils.errors import UserError, command
+from utils.flags import Parser
 
 # A black or silent clip may have features of zero; so many in succession are a file that was never filled, such
 # as one whose download was interrupted after its space had been allocated.
@@ -96,7 +96,7 @@ def _table(reports: dict[str, FileReport]) -> Iterator[str]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset.check", description="Can this data folder be trained on?")
+    parser = Parser(prog="python -m dataset.check", description="Can this data folder be trained on?")
     parser.add_argument("--root", type=Path, default=Path("data"), help="the data folder (default: %(default)s)")
     parser.add_argument("--weak", action="store_true", help="ask for weakly supervised training, not supervised")
     args = parser.parse_args(argv)

@@ -6,7 +6,6 @@ The new folder is a whole data folder: features in chunks of a clip each, the ot
 
 from __future__ import annotations
 
-import argparse
 import filecmp
 import json
 import os
@@ -22,6 +21,7 @@ from dataset import files
 from dataset.folder import EVERY_FILE
 from utils.atomic import atomic_path, make_folder, require_free_space
 from utils.errors import UserError, command
+from utils.flags import Parser
 
 DTYPES = ("float32", "float16")
 _HDF5_OVERHEAD = 2**20  # bytes, beyond the values themselves; generous
@@ -153,9 +153,7 @@ def _copy(source: Path, destination: Path) -> None:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset.convert", description="Make a smaller data folder that loads faster."
-    )
+    parser = Parser(prog="python -m dataset.convert", description="Make a smaller data folder that loads faster.")
     parser.add_argument("--root", type=Path, default=Path("data"), help="the data folder (default: %(default)s)")
     parser.add_argument("--to", type=Path, required=True, help="the new data folder")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the features (default: %(default)s)")

@@ -7,7 +7,6 @@ where it stopped, and a file that is there and sound isn't fetched again.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import os
@@ -26,6 +25,7 @@ from dataset.archive import unpack_videos
 from dataset.sources import Source
 from utils.atomic import make_folder, require_free_space, write_error
 from utils.errors import UserError, command
+from utils.flags import Parser
 
 ATTEMPTS = 3  # to get on with a file, in succession without a new byte
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
@@ -234,7 +234,7 @@ def _umask() -> int:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset.download", description="Fetch and verify the AVE files.")
+    parser = Parser(prog="python -m dataset.download", description="Fetch and verify the AVE files.")
     parser.add_argument("--to", type=Path, default=Path("data"), help="the data folder (default: %(default)s)")
     parser.add_argument("--weak", action="store_true", help="also what weakly supervised training needs (0.4 GB)")
     parser.add_argument("--checkpoints", action="store_true", help="also the authors' two checkpoints, into Exps")

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from dataset.labels import SEGMENTS
 from utils.errors import UserError, command
+from utils.flags import Parser
 
 GENERATED = "generated"
 LEAST_SECONDS = 4  # both networks average a category over its 4 highest segments
 
 
-def add_feature_flags(parser: argparse.ArgumentParser) -> None:
+def add_feature_flags(parser: Parser) -> None:
     """The flags that say which feature networks to use and where; `names_of_weights` reads the first three."""
     parser.add_argument(
         "--weights",
@@ -45,7 +46,7 @@ def names_of_weights(args: argparse.Namespace) -> tuple[str, str]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset.extract", description="Video files -> a data folder.")
+    parser = Parser(prog="python -m dataset.extract", description="Video files -> a data folder.")
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="a video, or a folder of videos")
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="the data folder to make or go on with")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="lines of category&id&quality&start&end")

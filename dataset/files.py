@@ -117,6 +117,8 @@ def checked_array(file: h5py.File, path: str | os.PathLike) -> h5py.Dataset:
                 f"it is not the AVE file of that name: {HOW_TO_GET_DATA}"
             )
         shape, dtype = array.shape, array.dtype
+    if shape is None:
+        raise UserError(f"{path}: its array {key!r} was made without a shape and holds nothing; {HOW_TO_GET_DATA}")
     if len(shape) != len(wanted):
         raise UserError(
             f"{path}: has shape {list(shape)}, but {path.name} needs {len(wanted)} dimensions "
@@ -155,6 +157,11 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
     """Read a whole (small) file of the data folder into memory; errors as `open_array`."""
     with open_array(path) as array, _naming_damage(path):
         return array[()]
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """An array in this machine's byte order, which is the only one that torch takes."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def read_blocks(path: str | os.PathLike) -> Iterator[tuple[int, np.ndarray]]:

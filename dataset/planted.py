@@ -24,8 +24,8 @@ import numpy as np
 
 # How often a clip misleads. A distractor is there for at least half of the clip, as loud or as large as the
 # clip's own: one modality alone then has to guess between two categories.
-EXTRA_SOUND = 0.6
-EXTRA_OBJECT = 0.6
+EXTRA_SOUND = 0.5
+EXTRA_OBJECT = 0.5
 # What a run of background segments beside an event holds; "neither" has the rest.
 SILENT_OBJECT = 0.4
 OFF_SCREEN_SOUND = 0.4

@@ -7,7 +7,6 @@ splits. Needs the label files and the splits; of the features, at most one file'
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 
 from dataset import files, labels
 from utils.errors import UserError, command
+from utils.flags import Parser
 
 
 class TrivialAccuracies(NamedTuple):
@@ -230,7 +230,7 @@ def _line(title: str, cells: list[str]) -> str:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset.stats", description="What is in this data folder?")
+    parser = Parser(prog="python -m dataset.stats", description="What is in this data folder?")
     parser.add_argument("--root", type=Path, default=Path("data"), help="the data folder (default: %(default)s)")
     parser.add_argument(
         "--figure", type=Path, help="where the figure goes (default: statistics.png in the data folder)"

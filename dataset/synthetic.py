@@ -30,6 +30,7 @@ from dataset import files, labels, planted, writing
 from dataset.layout import DTYPES, Layout, Settings, lay_out
 from utils import atomic
 from utils.errors import UserError, command
+from utils.flags import Parser
 
 # Of what is generated: raised when the same settings give other data than before.
 _VERSION = 1
@@ -226,9 +227,9 @@ class _Clips:
         return np.random.default_rng((stream, self.settings.seed, kind, row))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     defaults = Settings()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dataset.synthetic",
         description="Generate clips in the AVE format with a planted structure. Without options: the demo data.",
         argument_default=argparse.SUPPRESS,  # only what was given overrides the defaults of Settings

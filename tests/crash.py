@@ -36,6 +36,7 @@ from utils.config import SUPERVISED, WEAK
 
 MAINS = {SUPERVISED: supv_main.main, WEAK: weak_main.main}
 EPOCHS = 12
+KILLS_A_RUN = 20  # then it may come to its end, and a run of the other setting starts
 DATA = synthetic.Settings(
     train=24, val=8, test=8, background_only=6, categories=3, grid=(2, 2), visual_dim=16, audio_dim=8
 )
@@ -111,9 +112,9 @@ class Soak:
             expected, longest = whole[name]
             run = self.folder / "run"
             shutil.rmtree(run, ignore_errors=True)
-            code = None
+            code, last_kill = None, min(kills, self.kills + KILLS_A_RUN)
             while code is None:
-                seconds = self.random.uniform(0, longest) if self.kills < kills else None
+                seconds = self.random.uniform(0, longest) if self.kills < last_kill else None
                 code = self.life(name, run, seconds, self.random.choice([None, 1e-9]))
             self.runs += 1
             if code != 0:

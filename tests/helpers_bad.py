@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 import torch
 
 import supv_main
@@ -21,11 +22,13 @@ from utils.config import SUPERVISED, WEAK
 MAINS = {SUPERVISED: supv_main.main, WEAK: weak_main.main}
 
 
-def one_thread():
-    """A fixture's body: a tiny network's step is quickest on one thread, whatever else the machine does."""
+def quick():
+    """A fixture's body: a tiny network's step is quickest on one thread, and nobody looks at a report's figures."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.report.write", lambda folder: None)
+        yield
     torch.set_num_threads(threads)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from dataset.labels import ClipNames
 from utils import metrics, results
-from utils.engine import Evaluation
+from utils.evaluation import Evaluation
 
 
 def made_evaluation(clips: int, categories: int, segments: int = 10, grid: tuple[int, int] = (7, 7)) -> Evaluation:

@@ -6,6 +6,7 @@ CASES is the table: what is wrong, how to make it so, the flags, and the words t
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import pickle
 import re
@@ -29,7 +30,7 @@ V, A, L, M = files.VISUAL, files.AUDIO, files.LABELS, files.CLIP_LABELS
 NV, NA, NL, TXT = files.NOISY_VISUAL, files.NOISY_AUDIO, files.NOISY_LABELS, files.ANNOTATIONS
 TRAIN, VAL, TEST = (files.order_file(split) for split in files.SPLITS)
 
-one_thread = pytest.fixture(helpers_bad.one_thread, autouse=True, scope="module")
+quick = pytest.fixture(helpers_bad.quick, autouse=True, scope="module")
 
 Case = tuple[Callable[[World], object], list[str], list[str]]
 CASES: dict[str, Case] = {}
@@ -380,6 +381,8 @@ case("resume: the other setting's", other_run(WEAK), "other setting (weak_main_m
 case("resume: another width", another_width, "model.d_model (32 here, 16 there)", flags=LAST)
 case("resume: another seed", last, "train.seed (5 here, 43 there)", "another run", flags="--resume last --seed 5")
 case("resume: another batch size", last, "train.batch_size", "another run", flags="--resume last -b 4")
+case("resume: best weights into their own run", last, "holds a run already", flags="--resume {run/best.pth.tar}")
+case("evaluate: another width", another_width, "model.d_model (32 here, 16 there)", flags="--evaluate " + LAST)
 case("resume: into another folder", last, "goes on in its own folder", flags=LAST + " --snapshot_pref {elsewhere}")
 case(
     "resume: an older state",
@@ -474,6 +477,26 @@ def test_one_line_exit_2_nothing_touched(name: str, world: World, capfd):
     for word in words:
         assert word in error, error
     assert world.contents() == before
+
+
+COMMANDS = [
+    "utils.benchmark", "utils.predict", "utils.recorder", "utils.report", "utils.study", "dataset.check",
+    "dataset.convert", "dataset.download", "dataset.extract", "dataset.stats", "dataset.synthetic",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_names_a_wrong_flag_in_one_line(name: str, capfd):
+    assert importlib.import_module(name).main(["--no-such-flag"]) == 2
+    assert f"(all flags: python -m {name} --help)" in one_line(capfd)
+
+
+def test_every_command_is_among_them():
+    roots = [Path(__file__).parent.parent / folder for folder in ("dataset", "utils")]
+    found = {
+        f"{root.name}.{path.stem}" for root in roots for path in root.glob("*.py") if "Parser(" in path.read_text()
+    }
+    assert found - {"utils.flags", "utils.cli"} == set(COMMANDS)
 
 
 def test_the_table_is_long_enough():

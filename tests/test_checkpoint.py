@@ -20,15 +20,17 @@ import numpy as np
 import pytest
 import torch
 from helpers_bad import MAINS, Code, flip
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dataset import files
 from model.cmbs import SupervisedCMBS
-from utils import atomic, checkpoint, engine
+from utils import atomic, checkpoint, evaluation
+from utils import recorder as recorder_module
 from utils.config import SUPERVISED
 from utils.errors import UserError
 from utils.provenance import FILE
 
-one_thread = pytest.fixture(helpers_bad.one_thread, autouse=True, scope="module")
+quick = pytest.fixture(helpers_bad.quick, autouse=True, scope="module")
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,11 +89,11 @@ def test_a_full_device_names_itself(tmp_path):
     assert checkpoint.load(path)["epoch"] == 3
 
 
-@pytest.mark.parametrize("moment", ["last", "best", "metrics.jsonl"])
+@pytest.mark.parametrize("moment", ["last", "best", "metrics.jsonl", "tensorboard", "log.txt"])
 def test_a_full_disk_ends_the_run_with_the_last_good_checkpoint(moment, train, tmp_path, monkeypatch, capfd):
-    """The disk is full from the second epoch on, before last, best or the epoch's line is written."""
+    """The disk is full from the second epoch on, first for one of the files that are written then."""
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    write_bytes, epoch, calls = Path.write_bytes, engine.Recorder.epoch, []
+    write_bytes, epoch, write_record, calls = Path.write_bytes, recorder_module.Recorder.epoch, RecordWriter.write, []
 
     def write(path: Path, content: bytes) -> int:
         calls.append(path.name)
@@ -104,12 +106,23 @@ def test_a_full_disk_ends_the_run_with_the_last_good_checkpoint(moment, train, t
             recorder.folder = Path("/dev/full")  # no file can be made under it
         epoch(recorder, metrics, step)
 
+    def record(writer, data) -> None:
+        if moment == "tensorboard" and len(saved(tmp_path / "run")) == 3:
+            raise full
+        write_record(writer, data)
+
+    def flush(handler) -> None:
+        if moment == "log.txt" and len(saved(tmp_path / "run")) == 3:
+            raise full
+
     # Accuracies rise, so that each epoch writes a best checkpoint.
     accuracies = iter(range(100))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", write)
-        patch.setattr(engine.Recorder, "epoch", line)
-        patch.setattr(engine.Evaluation, "accuracy", property(lambda _: float(next(accuracies))))
+        patch.setattr(recorder_module.Recorder, "epoch", line)
+        patch.setattr(RecordWriter, "write", record)
+        patch.setattr(recorder_module._LogFile, "flush", flush)
+        patch.setattr(evaluation.Evaluation, "accuracy", property(lambda _: float(next(accuracies))))
         assert train() == 2
     error = capfd.readouterr().err
     assert "could not be written" in error

@@ -22,9 +22,11 @@ from model.losses import SupervisedLoss
 from model.prediction import Reading
 from utils import checkpoint, distributed
 from utils import config as configs
-from utils.engine import Training, evaluate, train_one_epoch
+from utils.engine import train_one_epoch
+from utils.evaluation import evaluate
 from utils.recorder import Spectator
 from utils.runtime import StopRequest, seed_everything
+from utils.training import Training
 
 CPU = torch.device("cpu")
 EPOCHS = 3

@@ -20,9 +20,10 @@ from model.prediction import Reading
 from utils import config as configs
 from utils import memory
 from utils.config import DataSettings
-from utils.engine import Training, train_one_epoch
+from utils.engine import train_one_epoch
 from utils.recorder import Spectator
 from utils.runtime import StopRequest, seed_everything
+from utils.training import Training
 
 CPU = torch.device("cpu")
 

@@ -16,9 +16,11 @@ from model.losses import SupervisedLoss, WeakLoss
 from model.prediction import Reading
 from utils import config as configs
 from utils.compiled import Compiled
-from utils.engine import Training, evaluate, train_one_epoch
+from utils.engine import train_one_epoch
+from utils.evaluation import evaluate
 from utils.recorder import Spectator
 from utils.runtime import StopRequest, dtype_of, seed_everything
+from utils.training import Training
 
 CPU = torch.device("cpu")
 SETTINGS = {"supv_main_model": (AVEDataset, SupervisedLoss), "weak_main_model": (WeakAVEDataset, WeakLoss)}

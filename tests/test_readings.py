@@ -19,8 +19,8 @@ from model.cmbs import Explanation, WeakOutput
 from model.prediction import READINGS, WeakReading, otsu_threshold
 from utils import checkpoint
 from utils.config import DataSettings
-from utils.engine import choose_threshold
 from utils.errors import EXIT_DONE, EXIT_USER_ERROR
+from utils.evaluation import choose_threshold
 
 BACKGROUND = 2  # of two categories
 

@@ -13,7 +13,7 @@ import torch
 from helpers_bad import MAINS
 from helpers_runs import difference, outcome
 
-from utils import checkpoint, engine
+from utils import checkpoint, engine, recorder, training
 from utils.config import SUPERVISED
 
 EPOCHS, STEPS = 4, 3  # 24 clips in batches of 10
@@ -21,7 +21,7 @@ EPOCHS, STEPS = 4, 3  # 24 clips in batches of 10
 TRAIN = {"n_epoch": EPOCHS, "milestones": [1, 3], "eval_freq": 3, "print_freq": 1}
 
 
-one_thread = pytest.fixture(helpers_bad.one_thread, autouse=True, scope="module")
+quick = pytest.fixture(helpers_bad.quick, autouse=True, scope="module")
 
 
 class Killed(BaseException):
@@ -43,8 +43,8 @@ def run(tiny_config, tmp_path):
 def killed_at(place: str, count: int):
     """Expect the block to die as it comes to the `count`-th call of a function of the engine, or of Adam."""
     owner, name = {"step": (torch.optim.Adam, "step"), "evaluate": (engine, "evaluate"),
-                   "line": (engine.Recorder, "epoch"), "last": (engine.Training, "save"),
-                   "best": (engine.Training, "save_best")}[place]  # fmt: skip
+                   "line": (recorder.Recorder, "epoch"), "last": (training.Training, "save"),
+                   "best": (training.Training, "save_best")}[place]  # fmt: skip
     whole, calls = getattr(owner, name), []
 
     def dying(*args, **kwargs):
@@ -210,3 +210,20 @@ def test_going_on_in_the_folder_that_the_checkpoint_lies_in(run, tmp_path, tiny_
     assert json.loads((moved / "config.json").read_text())["train"]["snapshot_pref"] == str(moved)
     assert checkpoint.load(last)["config"]["train"]["snapshot_pref"] == str(moved)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda random: random[0].update(cuda=[random[0]["torch"]]), "the run had 1 GPUs in sight and has 0 now"),
+        (lambda random: random.append(random[0]), "the run had 2 processes and has 1 now"),
+    ],
+)
+def test_going_on_with_other_hardware_says_what_it_cannot_restore(change, words, run, tmp_path, capsys):
+    assert run("run", n_epoch=1) == 0
+    last = tmp_path / "run" / checkpoint.LAST
+    content = checkpoint.load(last)
+    change(content["training"]["random"])
+    checkpoint.save(last, content)
+    assert run("run", "--resume", "last", n_epoch=2) == 0
+    assert words in capsys.readouterr().out

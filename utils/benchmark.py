@@ -43,9 +43,11 @@ from utils import bound
 from utils import config as configs
 from utils.atomic import write_text
 from utils.config import Config
-from utils.engine import Training, evaluate
 from utils.errors import UserError, command
+from utils.evaluation import evaluate
+from utils.flags import Parser
 from utils.runtime import autocast, choose_device, dtype_of, keep_freed_memory, seed_everything
+from utils.training import Training
 
 GRID = (7, 7)  # of the AVE features
 _AVE_SIZE = {"train": 3339, "val": 402, "test": 402, "background_only": 178, "categories": 28}
@@ -400,8 +402,10 @@ def main(argv: list[str] | None = None) -> None:
         write_text(args.json, json.dumps({**content, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m utils.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the first GPU, if there is one")
     parser.add_argument(
         "--config", action="append", metavar="JSON", help="a config to measure (default: main and weak)"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from utils import config as configs
 from utils.config import Config
 from utils.errors import UserError
+from utils.flags import Parser
 
 # Flag -> (section, key, type, help). Their defaults are the JSON's.
 _SETTINGS: dict[str, tuple[str, str, type, str]] = {
@@ -47,16 +47,6 @@ class Options(NamedTuple):
     command: list[str]  # the command line itself
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()
-        if unknown != message.split() and unknown[0].startswith("-"):
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            close = difflib.get_close_matches(unknown[0], flags, n=1)
-            message = f"unknown flag {unknown[0]}" + (f"; did you mean {close[0]}?" if close else "")
-        raise UserError(f"{message} (all flags: python {self.prog} --help)")
-
-
 class _Once(argparse.Action):
     """Store a value; the same flag again, with another value, is an error."""
 
@@ -78,7 +68,7 @@ def parse(argv: Sequence[str] | None, description: str, config: str, model: str)
 
     Raises UserError for unknown or contradictory flags and whatever `utils.config` finds.
     """
-    parser = _Parser(description=description, allow_abbrev=False)
+    parser = Parser(description=description)
     parser.register("action", None, _Once)
     parser.add_argument("--config", default=config, metavar="JSON", help=f"settings (default: {config})")
     parser.add_argument("--gpu", help="GPU number, several with commas, or cpu (default: the first GPU, if any)")

@@ -125,7 +125,7 @@ class TrainSettings(_Settings):
     av_category_loss: Strength = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     precision: Literal["float32", "float64", "bfloat16"] = "float32"  # float64 is the authors' arithmetic
-    compile: bool = False  # train through torch.compile (on a GPU: CUDA graphs); takes minutes before the first step
+    compile: bool = False  # train through torch.compile: on a GPU CUDA graphs; on a CPU it is slower, not faster
     snapshot_pref: FolderName  # the run folder
     print_freq: PositiveInt = 20  # steps between two looks at the loss on a GPU, and between TensorBoard points
     eval_freq: PositiveInt = 1  # epochs between two evaluations

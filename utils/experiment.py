@@ -23,11 +23,13 @@ from utils import checkpoint, distributed, provenance, results
 from utils import config as configs
 from utils.cli import Options
 from utils.config import Config, DataSettings
-from utils.engine import Evaluation, Position, Training, choose_threshold, evaluate, fit, protocol_lines
+from utils.engine import fit, protocol_lines
 from utils.errors import UserError
-from utils.metrics import accuracy, detailed, right_category_everywhere
+from utils.evaluation import Evaluation, accuracy, choose_threshold, evaluate
+from utils.metrics import detailed, right_category_everywhere
 from utils.recorder import Recorder, Spectator, log_to_terminal, protocols
 from utils.runtime import choose_device, dtype_of, keep_freed_memory, named_gpus, seed_everything, seed_process
+from utils.training import Position, Training
 
 # A resumed run may differ from the one before in these; in anything else it would be another run.
 _MAY_CHANGE = ("data.root", "data.features", "data.workers", "data.generate", "train.compile", "train.n_epoch",

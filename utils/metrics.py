@@ -6,25 +6,18 @@ percent; a share of nothing (the precision of a category that is never predicted
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from utils.errors import UserError
-
-if TYPE_CHECKING:
-    from utils.engine import Evaluation
+from utils.evaluation import Evaluation
 
 IOU_THRESHOLDS = tuple(round(0.1 * k, 1) for k in range(1, 10))  # 0.1 ... 0.9
 SCORES = ("event_probability", "gate", "audio_gate", "visual_gate")  # of a segment, each in [0, 1]
 CALIBRATION_BINS = 10
 PLACES = ("before", "first second", "inside", "last second", "after")  # of a segment, seen from the clip's event
-
-
-def accuracy(predicted: Tensor, target: Tensor) -> float:
-    """Percent of segments whose category, or background, is right: two [n, T] int64 tensors."""
-    return 100.0 * (predicted == target).double().mean().item()
 
 
 def right_category_everywhere(target: Tensor, background: int) -> float:

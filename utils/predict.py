@@ -6,7 +6,6 @@ timelines and the network's attention over the picture.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from utils import checkpoint
 from utils import config as configs
 from utils.atomic import make_folder, write_text
 from utils.errors import UserError, command
+from utils.flags import Parser
 from utils.runtime import choose_device
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def as_json(timeline: Timeline, names: list[str], made_with: dict[str, Any]) -> 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.predict", description="Video files -> event timelines.")
+    parser = Parser(prog="python -m utils.predict", description="Video files -> event timelines.")
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="a video, or a folder of videos")
     parser.add_argument("--resume", required=True, type=Path, metavar="CKPT", help="checkpoint, ours or the authors'")
     parser.add_argument("--output", type=Path, metavar="DIR", help="for the JSON files (default: predict/ beside CKPT)")

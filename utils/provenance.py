@@ -23,6 +23,7 @@ import torch
 from dataset import files
 from dataset.folder import EVERY_FILE, WEAK_FILES
 from utils import config as configs
+from utils import distributed
 from utils.errors import UserError
 
 FILE = "run.json"
@@ -40,6 +41,7 @@ def this_start(command: list[str], device: torch.device) -> dict[str, Any]:
         "command": shlex.join(command),
         "folder": os.getcwd(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "processes": distributed.world(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
         "python": platform.python_version(),

@@ -5,7 +5,6 @@ python -m utils.recorder compare RUN RUN    # what differs between two run folde
 
 from __future__ import annotations
 
-import argparse
 import errno
 import fcntl
 import json
@@ -13,6 +12,7 @@ import logging
 import operator
 import os
 import sys
+import threading
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from utils.atomic import make_folder, write_error, write_text
 from utils.checkpoint import BEST, LAST
 from utils.config import Config, flat
 from utils.errors import UserError, command
+from utils.flags import Parser
 
 METRICS = "metrics.jsonl"
 _CHOSEN = ("epoch", "val_accuracy", "test_accuracy")
@@ -36,9 +37,16 @@ def log_to_terminal() -> None:
     """Send the project's messages to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    threading.excepthook = _say_thread_failed
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+
+
+def _say_thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Say nothing of TensorBoard's writing thread: what stops it is raised again where the next number is written."""
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(failure)
 
 
 class _LogFile(logging.FileHandler):
@@ -276,7 +284,7 @@ def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.recorder", description="Look at run folders.")
+    parser = Parser(prog="python -m utils.recorder", description="Look at run folders.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     compare = commands.add_parser("compare", help="tell what differs between two runs")
     compare.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="a run folder")

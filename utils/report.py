@@ -8,7 +8,6 @@ and styles of `utils/report_page/` are written into it. Every evaluation writes 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import logging
@@ -22,6 +21,7 @@ import numpy as np
 from utils import filmstrip, plots, results
 from utils.atomic import write_text
 from utils.errors import command
+from utils.flags import Parser
 from utils.results import REPORT, Stored
 
 BEST_AND_WORST = 24  # clips of each kind in the gallery over all categories
@@ -140,7 +140,7 @@ def _packed(attention: np.ndarray) -> tuple[str, list[float]]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.report", description="Make an evaluation's page anew.")
+    parser = Parser(prog="python -m utils.report", description="Make an evaluation's page anew.")
     parser.add_argument("folder", type=Path, help="where an evaluation wrote, such as Exps/Supv/exp1/eval-test")
     folder = parser.parse_args(argv).folder
     write(folder)

@@ -10,8 +10,8 @@ import numpy as np
 
 from dataset.labels import ClipNames
 from utils.atomic import atomic_path, make_folder, write_text
-from utils.engine import Evaluation
 from utils.errors import UserError
+from utils.evaluation import Evaluation
 
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.jsonl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import random
 import re
@@ -16,6 +17,8 @@ import torch
 
 from utils import distributed
 from utils.errors import UserError, is_out_of_memory
+
+_log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
@@ -93,14 +96,23 @@ def random_state() -> dict:
 
 
 def restore_random_state(state: dict) -> None:
-    """Put every random generator back to where `random_state` found it."""
+    """Put every random generator back to where `random_state` found it.
+
+    Generators of GPUs can't be put back on a machine with another number of them, which is logged.
+    """
     version, values, gauss = state["python"]
     random.setstate((version, tuple(values), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if len(state["cuda"]) == here:
         torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+    else:
+        _log.warning(
+            f"the run had {len(state['cuda'])} GPUs in sight and has {here} now: it goes on, but with other random "
+            f"numbers than it would have had there"
+        )
 
 
 def keep_freed_memory() -> None:
@@ -156,4 +168,5 @@ class StopRequest:
         if self:
             raise KeyboardInterrupt
         self.signal = number
-        print("stopping after this step; once more quits at once", file=sys.stderr, flush=True)
+        # Not print: a signal may come in the middle of one.
+        os.write(2, b"stopping after this step; once more quits at once\n")

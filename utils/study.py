@@ -24,7 +24,6 @@ again, a study leaves finished runs as they are and goes on with the others from
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import queue
@@ -48,6 +47,7 @@ from utils.atomic import make_folder, write_text
 from utils.config import SUPERVISED, Config
 from utils.errors import EXIT_INTERRUPTED, Interrupted, UserError, command
 from utils.experiment import generate_once
+from utils.flags import Parser
 from utils.tables import latex, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -372,7 +372,7 @@ def _spread(values: tuple[float, ...]) -> str:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.study", description="Run a matrix of configs x seeds.")
+    parser = Parser(prog="python -m utils.study", description="Run a matrix of configs x seeds.")
     parser.add_argument("study", nargs="+", metavar="STUDY.json", help="several stand side by side in the table")
     parser.add_argument(
         "--gpu", help="GPU numbers with commas, or cpu: a run on each at a time (default: as the mains)"
