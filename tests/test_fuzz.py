@@ -246,6 +246,9 @@ def good(setup, network, folder) -> dict[str, Any]:
         "config": config.model_dump(), "network": network.state_dict(), "epoch": 1, "metrics": {"epoch": 1},
         "reading": training.reading.state(), "training": training.state(),
     }  # fmt: skip
+    states = content["training"]["optimizer"]["state"]
+    for index in list(states)[3:]:  # three of them are as good as all, and quicker
+        del states[index]
     checkpoint.save(folder / "good.pth.tar", content)
     return torch.load(folder / "good.pth.tar", weights_only=True)
 

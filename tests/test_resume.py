@@ -13,7 +13,7 @@ import torch
 from helpers_bad import MAINS
 from helpers_runs import difference, outcome
 
-from utils import checkpoint, engine, recorder, training
+from utils import checkpoint, engine, experiment, recorder, training
 from utils.config import SUPERVISED
 
 EPOCHS, STEPS = 4, 3  # 24 clips in batches of 10
@@ -41,10 +41,10 @@ def run(tiny_config, tmp_path):
 
 @contextlib.contextmanager
 def killed_at(place: str, count: int):
-    """Expect the block to die as it comes to the `count`-th call of a function of the engine, or of Adam."""
+    """Expect the block to die as it comes to the `count`-th call of a function of the project, or of Adam."""
     owner, name = {"step": (torch.optim.Adam, "step"), "evaluate": (engine, "evaluate"),
                    "line": (recorder.Recorder, "epoch"), "last": (training.Training, "save"),
-                   "best": (training.Training, "save_best")}[place]  # fmt: skip
+                   "best": (training.Training, "save_best"), "test": (experiment, "_test")}[place]  # fmt: skip
     whole, calls = getattr(owner, name), []
 
     def dying(*args, **kwargs):
@@ -82,10 +82,10 @@ def reference(run, uninterrupted, tmp_path):
 
 
 @pytest.mark.parametrize("name", MAINS)
-@pytest.mark.parametrize("place", ["step", "evaluate", "line", "last", "best"])
+@pytest.mark.parametrize("place", ["step", "evaluate", "line", "last", "best", "test"])
 def test_killed_anywhere_and_resumed_ends_the_same(name, place, run, reference, tmp_path):
     whole = reference(name)
-    count = {"step": 2 * STEPS + 2, "evaluate": 2}.get(place, 3)  # in epoch 3
+    count = {"step": 2 * STEPS + 2, "evaluate": 2, "test": 1}.get(place, 3)  # in epoch 3; the test after all
     with killed_at(place, count):
         run("cut", name=name)
     assert run("cut", "--resume", "last", name=name) == 0

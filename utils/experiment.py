@@ -127,7 +127,7 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
             "validation_protocol/test_accuracy": best["val"]["test_accuracy"],
             "validation_protocol/val_accuracy": best["val"]["val_accuracy"],
         }
-        recorder.outcome(config, protocol_accuracies)
+        recorder.outcome(config, protocol_accuracies, training.position.epoch * len(batches["train"]))
         for line in protocol_lines(best):
             _log.info(line)
     finally:

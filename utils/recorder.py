@@ -139,11 +139,12 @@ class Recorder:
         except OSError as error:
             raise write_error(self.folder, error) from error
 
-    def outcome(self, config: Config, accuracies: dict[str, float]) -> None:
+    def outcome(self, config: Config, accuracies: dict[str, float], steps_done: int) -> None:
         """Add a finished run's settings and what came of them to TensorBoard's HParams, where runs compare."""
         settings = {name: _hparam(value) for name, value in flat(config.model_dump()).items()}
         try:
-            self._writer.add_hparams(settings, accuracies, run_name=".")
+            # One step past the last: a run that goes on purges it, and has its own to tell.
+            self._writer.add_hparams(settings, accuracies, run_name=".", global_step=steps_done + 1)
         except OSError as error:
             raise write_error(self.folder, error) from error
 
@@ -212,7 +213,7 @@ class Spectator:
 
     def histograms(self, values: dict[str, Tensor], step: int) -> None: ...
 
-    def outcome(self, config: Config, accuracies: dict[str, float]) -> None: ...
+    def outcome(self, config: Config, accuracies: dict[str, float], steps_done: int) -> None: ...
 
     def flush(self) -> None: ...
 
