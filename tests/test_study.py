@@ -8,6 +8,7 @@ import statistics
 
 import pytest
 
+import weak_main
 from utils import study
 from utils.errors import EXIT_DONE, EXIT_USER_ERROR
 from utils.study import Study, result_of
@@ -128,9 +129,39 @@ def test_studies_side_by_side(write_study, tiny_config, tmp_path):
     assert "AVE: authors' protocol" in header
 
 
+def test_readings_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, monkeypatch):
+    def call(pool, run, arguments):  # in this process: starting one costs seconds
+        return weak_main.main(arguments[2:])
+
+    monkeypatch.setattr(study._Pool, "_call", call)
+    weak = tiny_config("weak_main_model").name
+    relative = tmp_path / "relative.json"
+    relative.write_text(json.dumps({"extends": weak, "eval": {"localize": "relative"}}))
+    path = write_study(seeds=[1], runs={"weak": weak}, readings={"relative": ["weak", relative.name]})
+    trained, read = Study(path).runs
+    assert weak_main.main(["--config", str(tmp_path / weak), "--seed", "1", "--n_epoch", "2", "--gpu", "cpu",
+                           "--snapshot_pref", str(trained.folder)]) == EXIT_DONE  # fmt: skip
+    assert result_of(read) is None
+    assert study.main([path]) == EXIT_DONE
+    for split, accuracy in zip(("best", "best-val"), result_of(read)[:2], strict=True):
+        metrics = json.loads((read.folder / split / "metrics.json").read_text())
+        assert metrics["localize"] == "relative"
+        assert metrics["checkpoint"] == str(trained.folder / f"{split}.pth.tar")
+        assert metrics["accuracy"] == accuracy
+    table = (tmp_path / "study" / "table.md").read_text()
+    assert (
+        f"| relative | {study._cells(study.rows_of(Study(path))['relative'])[0]} | {result_of(read).authors:.2f} |"
+        in table
+    )
+
+    (trained.folder / "best.pth.tar").touch()  # newer weights: the evaluation is of older ones
+    assert result_of(read) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"readings": {"b": ["none", "supv_main_model.json"]}}, "none of its runs"),
         ({"seeds": []}, "'seeds'"),
         ({"sedes": [1]}, "'sedes'"),
         ({"runs": {"a": "none.json"}}, "no such config"),

@@ -147,7 +147,7 @@ def _evaluated(run: Run) -> Result | None:
     """Of an evaluation with these settings, of the weights that are there now."""
     accuracies = []
     for _, name in _PROTOCOLS:
-        path = run.folder / Path(name).stem / results.METRICS
+        path = run.folder / name.removesuffix(".pth.tar") / results.METRICS
         weights = run.weights_of / name
         if not path.exists() or not weights.exists() or path.stat().st_mtime < weights.stat().st_mtime:
             return None
@@ -296,7 +296,14 @@ def _commands(run: Run, device: str | None) -> list[list[str]]:
     base += [] if device is None else ["--gpu", device]
     if run.weights_of is not None:
         return [
-            [*base, "--evaluate", "--resume", str(run.weights_of / name), "--output", str(run.folder / Path(name).stem)]
+            [
+                *base,
+                "--evaluate",
+                "--resume",
+                str(run.weights_of / name),
+                "--output",
+                str(run.folder / name.removesuffix(".pth.tar")),
+            ]
             for _, name in _PROTOCOLS
         ]
     if (run.folder / checkpoint.LAST).exists():
