@@ -1,7 +1,8 @@
 """Batches of a split: from memory (resident), from the file in shuffled blocks (streamed), or by a DataLoader.
 
-Which clips an epoch's k-th step sees depends on the seed, the epoch and k alone, not on the device, the number
-of readers, or what ran before: a run can go on from any step. Every clip comes exactly once an epoch.
+Which clips an epoch's k-th step sees depends on the seed, the epoch, k, and whether the run began by streaming; not
+on the device, the number of readers, or what ran before. A run can go on from any step, wherever its features are
+then: the kind of order goes with it (`Batches.in_blocks`). Every clip comes exactly once an epoch.
 """
 
 from __future__ import annotations
@@ -59,7 +60,13 @@ class Batches:
         batch_size: clips a step, over all processes. The last, shorter batch is kept.
         device, dtype: of the features handed out (labels stay float32).
         seed: None keeps the split's order (evaluation); a number shuffles each epoch anew.
+
+    Attributes:
+        in_blocks: whether that shuffles blocks of neighbours in the files, and clips among few blocks at a time, as
+            streaming needs to be quick, or all clips.
     """
+
+    in_blocks = False
 
     def __init__(
         self,
@@ -81,7 +88,18 @@ class Batches:
         """The split's positions in the order in which an epoch visits them, [clips] int64."""
         if self.seed is None:
             return torch.arange(len(self.dataset))
-        return torch.randperm(len(self.dataset), generator=_generator(self.seed, epoch))
+        generator = _generator(self.seed, epoch)
+        if not self.in_blocks:
+            return torch.randperm(len(self.dataset), generator=generator)
+        blocks = self.dataset.file_order().split(BLOCK_CLIPS)
+        shuffled = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=generator)])
+        pools = shuffled.split(self.pool_clips)
+        return torch.cat([pool[torch.randperm(len(pool), generator=generator)] for pool in pools])
+
+    @property
+    def pool_clips(self) -> int:
+        """Clips that are shuffled together, and read together, when streaming."""
+        return max(self.batch_size, BLOCK_CLIPS * POOL_BLOCKS // self.batch_size * self.batch_size)
 
     def steps(self, epoch: int) -> list[tuple[Tensor, float]]:
         """For each step of an epoch, the positions of this process's clips and its `Batch.weight`."""
@@ -175,19 +193,11 @@ class StreamedBatches(Batches):
     works on this one.
     """
 
+    in_blocks = True
+
     def __init__(self, *args, workers: int = 2, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.workers = workers
-        self.pool_clips = max(self.batch_size, BLOCK_CLIPS * POOL_BLOCKS // self.batch_size * self.batch_size)
-
-    def order(self, epoch: int) -> Tensor:
-        if self.seed is None:
-            return super().order(epoch)
-        generator = _generator(self.seed, epoch)
-        blocks = self.dataset.file_order().split(BLOCK_CLIPS)
-        shuffled = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=generator)])
-        pools = shuffled.split(self.pool_clips)
-        return torch.cat([pool[torch.randperm(len(pool), generator=generator)] for pool in pools])
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         return self._prefetched(self.steps(epoch)[first_step:])

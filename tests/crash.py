@@ -53,7 +53,8 @@ class Soak:
     def command(self, name: str, run: Path, save_every_minutes: float | None) -> list[str]:
         config = {
             "model": {"name": name, "video_inputdim": 16, "audio_inputdim": 8, "d_model": 16, "categories": 3},
-            "data": {"root": str(self.data)},
+            # Where the features are may change at any time, for good reasons; the order of clips may not.
+            "data": {"root": str(self.data), "workers": 1, "features": self._features(run)},
             "train": {
                 "n_epoch": self.epochs, "batch_size": 10, "milestones": [2, 5], "eval_freq": 2, "print_freq": 1,
                 "save_every_minutes": save_every_minutes, "snapshot_pref": str(run),
@@ -63,6 +64,9 @@ class Soak:
         path.write_text(json.dumps(config))
         resume = ["--resume", "last"] if (run / checkpoint.LAST).exists() else []
         return ["--config", str(path), "--gpu", "cpu", *resume]
+
+    def _features(self, run: Path) -> str:
+        return self.random.choice(["host", "stream"]) if (run / checkpoint.LAST).exists() else "host"
 
     def life(self, name: str, run: Path, seconds: float | None, save_every_minutes: float | None) -> int | None:
         """A process that goes on with `run` and is killed after `seconds`; its exit code, None if it was killed."""

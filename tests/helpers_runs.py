@@ -19,6 +19,7 @@ def outcome(folder: Path) -> dict:
         content["metrics"].pop("seconds", None)
         content["config"]["train"].pop("snapshot_pref")
         content["config"]["train"].pop("save_every_minutes")
+        content["config"]["data"].pop("features")
         if "training" in content:
             content["training"]["position"].pop("seconds")
         left[name] = content

@@ -21,6 +21,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -229,7 +230,9 @@ def setup(network, tiny_data) -> tuple[configs.Config, experiment.Experiment, Ca
     whole = experiment.Experiment(network, loss, AVEDataset, reading, load_official, ())
 
     def make() -> engine.Training:
-        return engine.Training(network, loss, reading, {}, config, Spectator(Path("nowhere")))
+        return engine.Training(
+            network, loss, reading, {"train": SimpleNamespace(in_blocks=False)}, config, Spectator(Path("nowhere"))
+        )
 
     return config, whole, make
 

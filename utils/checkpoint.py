@@ -107,11 +107,19 @@ def _why_unreadable(path: Path, size: int, head: bytes, error: Exception) -> str
         return f"holds code ({code}), which is not run; ask its author for a file with tensors only"
     if "TorchScript" in str(error):
         return "is a TorchScript archive, not a checkpoint; ask its author for the state_dict"
-    if head.startswith(b"pk") and not zipfile.is_zipfile(path):
+    if head.startswith(b"pk") and not _has_end(path):
         return f"is truncated ({size:,} bytes are there); copy or download it again, or use another checkpoint"
     if head.startswith(b"pk"):
         return f"is damaged ({_short(error)}); copy or download it again, or use another checkpoint of the run"
     return f"is not a checkpoint ({_short(error)}); name one that this project or the authors wrote"
+
+
+def _has_end(path: Path) -> bool:
+    """Whether a zip's end, where its table of contents is, is there: damaged or not."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
 
 
 def _short(error: Exception) -> str:

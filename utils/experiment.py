@@ -116,6 +116,7 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
             _log.info(f"going on after {training.position} of {path}")
         done = training.position
         start = provenance.this_start(options.command, device)
+        start["shuffled"] = "clips among a few blocks" if batches["train"].in_blocks else "all clips"
         recorder.begin(config, start, done.epoch, done.epoch * len(batches["train"]) + done.step)
         _log.info(
             f"training {type(network).__name__} ({sum(p.numel() for p in network.parameters()):,} parameters) on "

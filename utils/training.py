@@ -89,6 +89,7 @@ class Training:
             "scheduler": self.scheduler.state_dict(),
             "random": distributed.everyones(random_state()),
             "position": {**vars(self.position), "seconds": self.seconds()},
+            "in_blocks": self.batches["train"].in_blocks,
         }
 
     def begin_after(self, epoch: int) -> None:
@@ -107,6 +108,8 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.position = Position(**state["position"])
+            # Where the features are may change when a run goes on, by itself even; the order of clips must not.
+            self.batches["train"].in_blocks = {True: True, False: False}[state["in_blocks"]]
             if len(state["random"]) != distributed.world():
                 _log.warning(
                     f"the run had {len(state['random'])} processes and has {distributed.world()} now: it goes on, but "
