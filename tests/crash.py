@@ -112,8 +112,8 @@ class Soak:
                 alone = self.folder / f"alone-{name}"
                 start = time.monotonic()
                 assert self.life(name, alone, None, None) == 0, (self.folder / "output.txt").read_text()
-                # A life lasts up to half of an undisturbed run, so that most moments of one are hit.
-                whole[name] = (outcome(alone), (time.monotonic() - start) / 2)
+                # A life lasts up to a fifth of an undisturbed run: several kills a run, and progress between them.
+                whole[name] = (outcome(alone), (time.monotonic() - start) / 5)
             expected, longest = whole[name]
             run = self.folder / "run"
             shutil.rmtree(run, ignore_errors=True)

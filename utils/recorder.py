@@ -13,6 +13,7 @@ import operator
 import os
 import sys
 import threading
+import weakref
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,9 @@ def _lock(folder: Path) -> Any:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise write_error(folder / ".lock", error) from error
         _log.warning(f"{folder}: its file system has no locks; let no second run write to this folder")
+    # A loader's worker outlives a killed run by seconds, and must not hold its folder for as long.
+    held = weakref.ref(file)
+    os.register_at_fork(after_in_child=lambda: (inherited := held()) and inherited.close())
     return file
 
 

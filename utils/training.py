@@ -105,6 +105,8 @@ class Training:
         """Go on from what `state` returned. Raises UserError when it is damaged or belongs to another network."""
         try:
             _check_optimizer(self.optimizer, state["optimizer"])
+            _check_alike(self.optimizer.state_dict()["param_groups"], state["optimizer"]["param_groups"], "optimizer")
+            _check_alike(self.scheduler.state_dict(), state["scheduler"], "scheduler")
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.position = Position(**state["position"])
@@ -116,7 +118,9 @@ class Training:
                     f"with other random numbers than it would have had"
                 )
             if distributed.rank() < len(state["random"]):
-                restore_random_state(state["random"][distributed.rank()])
+                saved = state["random"][distributed.rank()]
+                _check_alike(random_state(), {**saved, "cuda": saved["cuda"][:0]}, "random")
+                restore_random_state(saved)
         except Exception as error:  # any part of it may be anything
             raise UserError(
                 f"the checkpoint's training state is damaged ({type(error).__name__}: {error}); use another one"
@@ -164,6 +168,27 @@ def _epoch_in(path: Path) -> int | None:
         return checkpoint.load(path).get("epoch")
     except UserError:
         return None
+
+
+def _check_alike(own: Any, saved: Any, where: str) -> None:
+    """Raise ValueError where a saved state has another type or size than a state of this run: nobody else looks.
+
+    Entries that only one of them has are another version of torch's, and a list of nothing is like any other.
+    """
+    if own is None or saved is None:
+        return
+    if isinstance(own, torch.Tensor):
+        alike = isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (own.shape, own.dtype)
+    else:
+        alike = isinstance(saved, type(own)) and (not isinstance(own, list) or len(saved) in (0, len(own)))
+    if not alike:
+        raise ValueError(f"{where} is another {type(own).__name__} than it was")
+    if isinstance(own, dict):
+        for key in own.keys() & saved.keys():
+            _check_alike(own[key], saved[key], f"{where} {key}")
+    elif isinstance(own, list):
+        for index, pair in enumerate(zip(own, saved, strict=False)):
+            _check_alike(*pair, f"{where} {index}")
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
