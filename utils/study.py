@@ -246,7 +246,7 @@ class _Pool:
             code = next((code for arguments in _commands(run, device) if (code := self._call(run, arguments))), 0)
             if code == 0:
                 self._tell(run)
-            elif not self.stopping or code != EXIT_INTERRUPTED:
+            elif not self.stopping:  # else it was asked to end, maybe before it could save
                 self._fail(run, code)
 
     def stop(self, *_: object) -> None:
