@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from tensorboard.summary.writer import event_file_writer
 
 import supv_main
 import weak_main
@@ -28,6 +29,9 @@ def quick():
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("utils.report.write", lambda folder: None)
+        # TensorBoard reads a folder's files by name. Two of one second differ in a count of this process's files, and
+        # here, where one process makes many, the ninth would come after the tenth.
+        patch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10**6))
         yield
     torch.set_num_threads(threads)
 
