@@ -67,24 +67,24 @@ def extract(
     lines = None if annotation_file is None else _lines_of(annotation_file, videos, making.seconds)
     wanted = videos if lines is None else {id: videos[id] for id in dict.fromkeys(line.id for line in lines)}
     store = ClipStore(make_folder(root / CLIPS), making)
-    todo = {id: path for id, path in wanted.items() if not store.holds(id, path)}
-    print(f"{len(wanted)} videos, {len(wanted) - len(todo)} of them done before")
-    require_free_space(root, (len(todo) + len(lines or wanted)) * making.seconds * _SEGMENT_BYTES)
+    remaining = {id: path for id, path in wanted.items() if not store.holds(id, path)}
+    print(f"{len(wanted)} videos, {len(wanted) - len(remaining)} of them done before")
+    require_free_space(root, (len(remaining) + len(lines or wanted)) * making.seconds * _SEGMENT_BYTES)
 
     broken: dict[str, str] = {}
-    if todo:
+    if remaining:
         device, where = choose_device(gpu)
         print(where)
         extractor = FeatureExtractor(making.vgg19, making.vggish, device, batch)
-        with tqdm(total=len(todo), desc="extracting", unit="video", disable=None) as progress:
-            for id, clip in decoded_ahead(todo, making.seconds, workers):
+        with tqdm(total=len(remaining), desc="extracting", unit="video", disable=None) as progress:
+            for id, clip in decoded_ahead(remaining, making.seconds, workers):
                 if isinstance(clip, BrokenVideo):
                     broken[id] = str(clip)
                     progress.write(f"left out: {clip}")
                 else:
                     for note in clip.notes:
-                        progress.write(f"note: {todo[id]} {note}")
-                    store.save(id, todo[id], extractor(clip), clip.notes)
+                        progress.write(f"note: {remaining[id]} {note}")
+                    store.save(id, remaining[id], extractor(clip), clip.notes)
                 progress.update()
 
     rows = [id for id in (wanted if lines is None else (line.id for line in lines)) if id not in broken]
