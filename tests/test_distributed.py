@@ -178,6 +178,7 @@ def main(case):
     distributed.join(torch.device("cpu"))
     with distributed.together():
         distributed.barrier()
+        print("there", flush=True)
         me = distributed.rank()
         if case == "all":
             raise UserError("no such data")
@@ -187,7 +188,6 @@ def main(case):
             os.kill(os.getpid(), 9)
         if case == "stopped":
             try:
-                print("there", flush=True)
                 time.sleep(60)
             except KeyboardInterrupt:
                 raise Interrupted("saved") from None
@@ -209,9 +209,8 @@ sys.exit(main(sys.argv[1]))
 def test_a_launched_run_ends_as_its_processes_do(case: str, code: int, said: str):
     launched = _python("-c", LAUNCHED, case)
     if case == "stopped":
-        for _ in range(2):  # both processes are where a signal is expected
-            assert launched.stdout.readline() == "there\n"
-        time.sleep(0.5)
+        assert launched.stdout.readline() == "there\n"
+        time.sleep(3)  # until the other process expects the signal too
         launched.send_signal(signal.SIGINT)
     _, errors = launched.communicate(timeout=60)
     assert launched.returncode == code, errors
