@@ -33,7 +33,7 @@ from utils.errors import UserError, command
 from utils.flags import Parser
 
 # Of what is generated: raised when the same settings give other data than before.
-_VERSION = 1
+_VERSION = 2
 
 # In the order in which they are put in place; the visual features last, because a folder without them
 # doesn't look whole.
