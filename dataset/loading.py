@@ -8,6 +8,7 @@ then: the kind of order goes with it (`Batches.in_blocks`). Every clip comes exa
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ class Shard(NamedTuple):
 _ALONE = Shard()
 
 
-class Batches:
+class Batches(ABC):
     """Batches of one split; subclasses say where the features come from.
 
     Args:
@@ -116,9 +117,9 @@ class Batches:
         """The batches of an epoch, from step `first_step` on."""
         return (self._moved(batch) for batch in self._in_memory(self.steps(epoch)[first_step:]))
 
+    @abstractmethod
     def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
         """The batches of some steps, wherever and in whatever precision their features wait."""
-        raise NotImplementedError
 
     def _prefetched(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
         """The batches of some steps, made and moved to the device while the network works on the one before."""
@@ -292,9 +293,14 @@ _PLACES = {
 
 
 def _where_it_fits(needed: int, device: torch.device) -> str:
+    """The fastest place with room in every process: all must have the same, since streaming has an order of its own."""
     if device.type == "cuda" and needed + DEVICE_RESERVE < torch.cuda.mem_get_info(device)[0]:
-        return "device"
-    return "host" if needed + HOST_RESERVE < memory.available() // distributed.local_world() else "stream"
+        mine = "device"
+    elif needed + HOST_RESERVE < memory.available() // distributed.local_world():
+        mine = "host"
+    else:
+        mine = "stream"
+    return max(distributed.everyones(mine), key=("device", "host", "stream").index)
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:

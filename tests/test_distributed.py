@@ -10,17 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from conftest import ROOT, TINY_MODEL
 
 from dataset.ave import AVEDataset
-from dataset.loading import ResidentBatches, Shard
+from dataset.loading import ResidentBatches, Shard, place
 from model import build_model
 from model.losses import SupervisedLoss
 from model.prediction import Reading
-from utils import checkpoint, distributed
+from utils import checkpoint, distributed, memory
 from utils import config as configs
 from utils.engine import train_one_epoch
 from utils.evaluation import evaluate
@@ -102,6 +103,16 @@ def _goes_on_alike(data: Path, folder: Path) -> bool:
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def _place_with_memory_in_one_process(data: Path) -> str:
+    """Where features go when only process 0 has memory for them."""
+    with mock.patch.object(memory, "available", return_value=0 if distributed.rank() else 2**50):
+        dataset = {"train": AVEDataset(data, "train")}
+        batches = place(
+            dataset, configs.DataSettings(), {"train": 5}, CPU, torch.float32, 0, Shard(distributed.rank(), 2)
+        )
+    return type(batches["train"]).__name__
+
+
 def _process(rank: int, world: int, port: int, data: Path, folder: Path) -> None:
     os.environ |= {
         "RANK": str(rank),
@@ -113,9 +124,10 @@ def _process(rank: int, world: int, port: int, data: Path, folder: Path) -> None
     distributed.join(CPU)
     with distributed.together():
         alike = distributed.everyones(_goes_on_alike(data, folder))
+        places = distributed.everyones(_place_with_memory_in_one_process(data))
         result = _run(data, folder)
         if distributed.rank() == 0:
-            torch.save(result | {"alike": alike}, folder / "result.pt")
+            torch.save(result | {"alike": alike, "places": places}, folder / "result.pt")
 
 
 def test_two_processes_train_as_one(tiny_data: Path, tmp_path: Path):
@@ -134,6 +146,7 @@ def test_two_processes_train_as_one(tiny_data: Path, tmp_path: Path):
     assert torch.equal(ours["evaluation"]["segments"], alone["evaluation"]["segments"])
     assert torch.equal(ours["evaluation"]["target"], alone["evaluation"]["target"])
     assert ours["alike"] == [True, True]
+    assert ours["places"] == ["StreamedBatches"] * 2, "one order of clips in all"
 
 
 def _python(*args: str, **more) -> subprocess.Popen:
