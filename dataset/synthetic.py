@@ -82,14 +82,11 @@ def generate(
         fix="free some space, choose another folder, or ask for fewer clips or a smaller number type",
     )
     atomic.make_folder(out)
-    try:
-        with writing.working_folder(out / _PART) as part:
-            _write(part, settings, layout, threads or os.cpu_count() or 1)
-            story["bytes"] = {name: (part / name).stat().st_size for name in _FILES if name != files.GENERATED}
-            (part / files.GENERATED).write_text(json.dumps(story, indent=2) + "\n", encoding="utf-8")
-            _put_in_place(part, out)
-    except OSError as error:
-        raise atomic.write_error(out, error) from error
+    with atomic.writing(out), writing.working_folder(out / _PART) as part:
+        _write(part, settings, layout, threads or os.cpu_count() or 1)
+        story["bytes"] = {name: (part / name).stat().st_size for name in _FILES if name != files.GENERATED}
+        (part / files.GENERATED).write_text(json.dumps(story, indent=2) + "\n", encoding="utf-8")
+        _put_in_place(part, out)
     return out
 
 

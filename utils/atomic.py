@@ -14,7 +14,6 @@ from utils.errors import UserError
 _FIXES = {
     errno.ENOSPC: "the disk is full: free some space and run the command again",
     errno.EDQUOT: "your disk quota is used up: free some space and run the command again",
-    errno.EFBIG: "the file is larger than this file system or your limits (`ulimit -f`) allow: choose another folder",
     errno.EFBIG: "the file may not become that large (ulimit -f): raise the limit or choose another folder",
     errno.EACCES: "no permission to write there: choose another folder or change its permissions",
     errno.EPERM: "no permission to write there: choose another folder or change its permissions",
@@ -32,13 +31,20 @@ def write_error(path: str | os.PathLike, error: OSError) -> UserError:
     return UserError(f"{path}: could not be written; {fix}")
 
 
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turn what the operating system refuses within the block into the `write_error` of `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def make_folder(path: str | os.PathLike) -> Path:
     """Create a folder and its parents; return its path. Raises UserError where that can't be."""
     path = Path(path)
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
     return path
 
 

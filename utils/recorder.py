@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from utils import provenance
-from utils.atomic import make_folder, write_error, write_text
+from utils.atomic import make_folder, write_error, write_text, writing
 from utils.checkpoint import BEST, LAST
 from utils.config import Config, flat
 from utils.errors import UserError, command
@@ -101,12 +101,10 @@ class Recorder:
         write_text(self.folder / provenance.FILE, json.dumps(story, indent=2) + "\n")
         self._drop_after(epochs_done)
         early = self._handler
-        try:
+        with writing(self.folder):
             # Everything in TensorBoard stands at its training step, so that one number says what to purge.
             self._writer = SummaryWriter(str(self.folder), purge_step=steps_done + 1)
             self._handler = _LogFile(self.folder / "log.txt", encoding="utf-8")
-        except OSError as error:
-            raise write_error(self.folder, error) from error
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger().addHandler(self._handler)
         logging.getLogger().removeHandler(early)
@@ -115,56 +113,45 @@ class Recorder:
 
     def epoch(self, metrics: dict[str, Any], step: int) -> None:
         """Append an epoch's line to `metrics.jsonl` and its numbers to TensorBoard; `step` was its last."""
-        try:
-            with open(self.folder / METRICS, "a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise write_error(self.folder / METRICS, error) from error
+        path = self.folder / METRICS
+        with writing(path), open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         self.step(_flat(metrics), step, group="epoch")
 
     def step(self, values: dict[str, float], step: int, group: str = "step") -> None:
         """Add numbers of a training step (counted from the run's first) to TensorBoard."""
-        try:
+        with writing(self.folder):
             for name, value in values.items():
                 self._writer.add_scalar(f"{group}/{name}", value, step)
-        except OSError as error:
-            raise write_error(self.folder, error) from error
 
     def histograms(self, values: dict[str, Tensor], step: int) -> None:
         """Add the distributions of some numbers after a training step (counted from the run's first) to TensorBoard."""
-        try:
+        with writing(self.folder):
             for name, numbers in values.items():
                 self._writer.add_histogram(name, numbers, step)
-        except OSError as error:
-            raise write_error(self.folder, error) from error
 
     def outcome(self, config: Config, accuracies: dict[str, float], steps_done: int) -> None:
         """Add a finished run's settings and what came of them to TensorBoard's HParams, where runs compare."""
         settings = {name: _hparam(value) for name, value in flat(config.model_dump()).items()}
-        try:
+        with writing(self.folder):
             # One step past the last: a run that goes on purges it, and has its own to tell.
             self._writer.add_hparams(settings, accuracies, run_name=".", global_step=steps_done + 1)
-        except OSError as error:
-            raise write_error(self.folder, error) from error
 
     def flush(self) -> None:
         """Hand everything recorded so far to the operating system."""
-        try:
+        with writing(self.folder):
             self._writer.flush()
-        except OSError as error:
-            raise write_error(self.folder, error) from error
 
     def close(self) -> None:
         """Flush everything and let go of the folder."""
         logging.getLogger().removeHandler(self._handler)
         try:
-            if self._writer is not None:
-                self._writer.close()
-            self._handler.close()
-        except OSError as error:
-            raise write_error(self.folder, error) from error
+            with writing(self.folder):
+                if self._writer is not None:
+                    self._writer.close()
+                self._handler.close()
         finally:
             self._lock.close()
 
@@ -223,10 +210,8 @@ class Spectator:
 
 def _lock(folder: Path) -> Any:
     """Hold the folder for this process; the operating system lets go when the process ends, however it ends."""
-    try:
+    with writing(folder / ".lock"):
         file = open(folder / ".lock", "w")  # noqa: SIM115 - held open for as long as the run lasts
-    except OSError as error:
-        raise write_error(folder / ".lock", error) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
