@@ -6,7 +6,7 @@ from dataset.ave import AVEDataset
 from model import build_model
 from model.losses import SupervisedLoss
 from model.official import load_official
-from model.prediction import Reading
+from model.prediction import SUPERVISED_READING, Reading
 from utils.cli import parse
 from utils.config import SUPERVISED, Config
 from utils.errors import command
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
         network,
         loss_of(config),
         AVEDataset,
-        Reading(network.predict, "background where sigma(event_logits) <= 0.5"),
+        Reading(network.predict, SUPERVISED_READING),
         load_official=load_official,
         official_files=("Supervised_model.pth.tar", "*task_Supervised_best_model.pth.tar"),
     )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+SUPERVISED_READING = "background where sigma(event_logits) <= 0.5"
 # What `eval.localize` may say, and what it then does, in words for the results.
 READINGS = {
     "authors": "authors' reading of the gate: every segment has its clip's category",
@@ -41,6 +42,7 @@ class Reading:
 
     chooses = False  # whether a threshold is chosen on training clips: `scores` and `choose` are there then
     threshold: float | None = None
+    event_threshold = 0.5  # a segment with an event probability above it is an event
 
     def __init__(self, predict: Callable[[Any, Any], Prediction], description: str) -> None:
         self._predict, self.description = predict, description
@@ -83,6 +85,23 @@ class WeakReading(Reading):
         self.threshold = 0.0 if localize == "background" else threshold
         self.chooses = localize != "authors" and self.threshold is None
         self.chosen_by = "fixed" if localize == "background" else "given by the config"
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> WeakReading:
+        """The reading that a checkpoint or an evaluation remembers. Raises ValueError where it is none."""
+        localize, threshold = state.get("localize", "authors"), state.get("threshold")
+        if localize not in READINGS or not (isinstance(threshold, float) or localize in ("authors", "background")):
+            raise ValueError(
+                f"holds no way to read segments off the weak network ({localize!r}, threshold {threshold!r})"
+            )
+        reading = cls(localize, threshold)
+        reading.chosen_by = state.get("chosen_by", reading.chosen_by)
+        return reading
+
+    @property
+    def event_threshold(self) -> float:
+        """A segment with an event probability above it is an event, unless its clip is called background."""
+        return {"authors": 0.0, "gate": self.threshold}.get(self.localize, 0.5)
 
     @property
     def description(self) -> str:

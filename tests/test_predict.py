@@ -21,6 +21,7 @@ from dataset.features import Features
 from dataset.video import read_clip
 from model import build_model
 from model.official import to_official
+from model.prediction import Reading, WeakReading
 from tests.made_features import generated_extractor
 from tests.made_videos import moving_disc, steady, tone, write_video
 from utils import checkpoint, config, predict
@@ -101,18 +102,33 @@ def test_clock():
     assert [clock(t) for t in (0, 7.9, 71, 3600, 3723)] == ["0:00", "0:07", "1:11", "1:00:00", "1:02:03"]
 
 
-@pytest.mark.parametrize("setting", [config.SUPERVISED, config.WEAK])
-def test_one_clip_is_the_networks_own_prediction(tmp_path, checkpoints, setting):
-    _, network = checkpoints[setting]
+def supervised(network):
+    return Reading(network.predict, "")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        {},
+        {"localize": "gate", "threshold": 0.3},
+        {"localize": "background"},
+        {"localize": "activation", "threshold": 0.01},
+        {"localize": "relative", "threshold": -0.01},
+    ],
+    ids=lambda state: "supervised" if state is None else state.get("localize", "authors"),
+)
+def test_one_clip_is_the_networks_own_prediction(tmp_path, checkpoints, state):
+    _, network = checkpoints[config.SUPERVISED if state is None else config.WEAK]
+    reading = supervised(network) if state is None else WeakReading.of_state(state)
     path = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
     extractor = ClipFeatures()
-    timeline = timeline_of(path, network, extractor, 28, hop=5, threshold=0.5)
+    timeline = timeline_of(path, network, reading, extractor, 28, hop=5, threshold=reading.event_threshold)
     assert extractor.clips == [0]
     visual, audio = ClipFeatures()(read_clip(path, 10))
     with torch.inference_mode():
         output, explanation = network.explain(torch.from_numpy(visual)[None], torch.from_numpy(audio)[None])
-        threshold = {} if setting == config.SUPERVISED else {"gate_threshold": 0.5}
-        own = network.predict(output, explanation, **threshold)
+        own = reading(output, explanation)
     assert timeline.segments.tolist() == own.segments[0].tolist()
     np.testing.assert_allclose(timeline.event, own.event_probability[0], rtol=1e-5)
     np.testing.assert_allclose(timeline.attention, explanation.attention[0], rtol=1e-5)
@@ -123,7 +139,7 @@ def test_a_long_video_is_merged_from_overlapping_clips(tmp_path, checkpoints):
     _, network = checkpoints[config.SUPERVISED]
     path = write_video(tmp_path / "a.mp4", steady(17, 1), rate=1)
     extractor = ClipFeatures()
-    timeline = timeline_of(path, network, extractor, 28, hop=5, threshold=0.5)
+    timeline = timeline_of(path, network, supervised(network), extractor, 28, hop=5, threshold=0.5)
     assert extractor.clips == [0, 5, 7]
     assert timeline.event.shape == timeline.segments.shape == (17,)
     assert timeline.attention.shape == (17, 7, 7)
@@ -168,6 +184,52 @@ def test_the_whole_path_agrees_with_the_data_folder(tmp_path, checkpoints, monke
     assert f"  0:00-0:10 category {category} {probability:.2f}" in said
     assert "note: has fewer than 1 frame a second (1 in 10.0 s)" in said
     assert "categories are numbered" in said
+
+
+def test_the_weak_network_is_read_as_its_run_or_an_evaluation_did(tmp_path, checkpoints, monkeypatch, capsys):
+    monkeypatch.setattr(features, "FeatureExtractor", ClipFeatures)
+    path = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
+    file, _ = checkpoints[config.WEAK]
+    content = checkpoint.load(file)
+    trained = tmp_path / "trained.pth.tar"
+    reading = {"localize": "relative", "threshold": -0.01, "chosen_by": "chosen by a test"}
+    checkpoint.save(trained, {**content, "reading": reading})
+    evaluation = tmp_path / "eval-test"
+    evaluation.mkdir()
+    metrics = {"clips": 0, "confusion_matrix": [], "localize": "activation", "threshold": 100.0, "chosen_by": "a test"}
+    (evaluation / "metrics.json").write_text(json.dumps(metrics))
+    (evaluation / "predictions.jsonl").write_text("")
+
+    said = {}
+    for name, arguments in {
+        "as the authors": ["--resume", file],
+        "as its run": ["--resume", trained],
+        "as an evaluation": ["--resume", trained, "--reading", evaluation],
+    }.items():
+        assert run(path, *arguments, "--output", tmp_path / name) == 0
+        said[name] = json.loads((tmp_path / name / "a.json").read_text())
+    assert "every segment has its clip's category" in said["as the authors"]["reading"]
+    assert len(set(said["as the authors"]["segments"])) == 1
+    assert (
+        "lies 0.01 or more below its highest in the clip (threshold chosen by a test)" in said["as its run"]["reading"]
+    )
+    assert "background" in said["as its run"]["segments"]
+    assert "is not above 100 (threshold a test)" in said["as an evaluation"]["reading"]
+    assert said["as an evaluation"]["events"] == []
+
+    supervised_file, _ = checkpoints[config.SUPERVISED]
+    del metrics["localize"]
+    (tmp_path / "eval-val").mkdir()
+    (tmp_path / "eval-val" / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "eval-val" / "predictions.jsonl").write_text("")
+    capsys.readouterr()
+    for arguments, message in [
+        (["--resume", supervised_file, "--reading", evaluation], "--reading is for the weakly supervised network"),
+        (["--resume", file, "--reading", tmp_path / "eval-val"], "is an evaluation of the supervised network"),
+        (["--resume", file, "--reading", tmp_path], "is not an evaluation's folder"),
+    ]:
+        assert run(path, *arguments) == 2, message
+        assert message in capsys.readouterr().err
 
 
 def page_data(path):

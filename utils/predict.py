@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 from tqdm import tqdm
@@ -18,7 +18,8 @@ from dataset import files, labels
 from dataset.extract import add_feature_flags, names_of_weights
 from model import build_model
 from model.official import PREFIX, load_official
-from utils import checkpoint
+from model.prediction import SUPERVISED_READING, Reading, WeakReading
+from utils import checkpoint, results
 from utils import config as configs
 from utils.atomic import make_folder, write_text
 from utils.errors import UserError, command
@@ -31,12 +32,17 @@ if TYPE_CHECKING:
 HOP = 5  # seconds between the starts of two clips: each segment but the outermost is in two
 
 
-def load_network(path: Path) -> tuple[nn.Module, Path, int]:
-    """The network of a checkpoint, ours or the authors', in evaluation mode on the CPU.
+class Loaded(NamedTuple):
+    """A checkpoint's network in evaluation mode on the CPU, and what belongs to it."""
 
-    Returns it, the data folder it was trained on (for the names of its categories) and its number of categories.
-    Raises UserError when the file is no checkpoint or doesn't fit.
-    """
+    network: nn.Module
+    reading: Reading  # how its output becomes segments
+    root: Path  # the data folder it was trained on, for the names of its categories
+    categories: int
+
+
+def load_network(path: Path) -> Loaded:
+    """The network of a checkpoint, ours or the authors'. Raises UserError when the file is none or doesn't fit."""
     content = checkpoint.load(path)
     if checkpoint.is_ours(content):
         config = configs.build(content["config"], source=f"{path}, its config")
@@ -45,7 +51,8 @@ def load_network(path: Path) -> tuple[nn.Module, Path, int]:
             network.load_state_dict(content["network"])
         except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: its weights are damaged ({error}); use another checkpoint of the run") from error
-        return network.eval(), root, config.model.categories
+        reading = _reading_of(network, config.model.name, content.get("reading", {}), path)
+        return Loaded(network.eval(), reading, root, config.model.categories)
     # Only the supervised network has LSTMs.
     supervised = any(key.removeprefix(PREFIX).startswith("audio_visual_rnn_layer.") for key in content)
     settings = configs.model_settings({"name": configs.SUPERVISED if supervised else configs.WEAK})
@@ -54,7 +61,25 @@ def load_network(path: Path) -> tuple[nn.Module, Path, int]:
         load_official(network, content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return network.eval(), Path(configs.DataSettings().root), settings.categories
+    root = Path(configs.DataSettings().root)
+    return Loaded(network.eval(), _reading_of(network, settings.name, {}, path), root, settings.categories)
+
+
+def _reading_of(network: nn.Module, setting: str, state: dict[str, Any], source: Path) -> Reading:
+    if setting == configs.SUPERVISED:
+        return Reading(network.predict, SUPERVISED_READING)
+    try:
+        return WeakReading.of_state(state)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def reading_of_evaluation(folder: Path) -> Reading:
+    """The reading of the weak network that an evaluation's folder records. Raises UserError for another one."""
+    metrics = results.read(folder).metrics
+    if "localize" not in metrics:
+        raise UserError(f"{folder}: is an evaluation of the supervised network, which has a single reading")
+    return _reading_of(None, configs.WEAK, metrics, folder / results.METRICS)
 
 
 def category_names(annotations: Path | None, root: Path, categories: int) -> list[str]:
@@ -98,16 +123,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="names the categories by first appearance")
     parser.add_argument("--hop", type=int, default=HOP, help="seconds between two clips (default: %(default)s)")
     parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.5,
-        help="event where its probability (weak: the gate) is above (default: %(default)s)",
+        "--threshold", type=float, help="event where its probability is above (default: as the network is read)"
+    )
+    parser.add_argument(
+        "--reading",
+        type=Path,
+        metavar="DIR",
+        help="read the weak network as this evaluation of weak_test.sh --localize did (default: as CKPT's run did)",
     )
     add_feature_flags(parser)
     args = parser.parse_args(argv)
     if not 1 <= args.hop <= labels.SEGMENTS:
         raise UserError(f"--hop {args.hop}: clips of {labels.SEGMENTS} s must start 1 to {labels.SEGMENTS} s apart")
-    network, root, categories = load_network(args.resume)
+    network, reading, root, categories = load_network(args.resume)
+    if args.reading is not None:
+        if not isinstance(reading, WeakReading):
+            raise UserError("--reading is for the weakly supervised network; the supervised one has a single reading")
+        reading = reading_of_evaluation(args.reading)
+    threshold = reading.event_threshold if args.threshold is None else args.threshold
     # Only now: a package of requirements-video.txt that is missing becomes a one-line error, and --help is quick.
     from dataset.decoding import BrokenVideo
     from dataset.extraction import find_videos
@@ -119,16 +152,22 @@ def main(argv: list[str] | None = None) -> None:
     names = category_names(args.annotations, root, categories)
     vgg19, vggish = names_of_weights(args)
     device, where = choose_device(args.gpu)
-    print(where)
+    print(f"{where}; {reading.description}")
     extractor = FeatureExtractor(vgg19, vggish, device, args.batch_size)
     network.to(device)
     folder = make_folder(args.output or args.resume.parent / "predict")
-    made_with = {"checkpoint": str(args.resume), "vgg19": vgg19, "vggish": vggish, "threshold": args.threshold}
+    made_with = {
+        "checkpoint": str(args.resume),
+        "reading": reading.description,
+        "vgg19": vgg19,
+        "vggish": vggish,
+        "threshold": threshold,
+    }
 
     made = []
     for id, path in tqdm(videos.items(), "predicting", unit="video", disable=None):
         try:
-            timeline = timeline_of(path, network, extractor, categories, args.hop, args.threshold)
+            timeline = timeline_of(path, network, reading, extractor, categories, args.hop, threshold)
         except BrokenVideo as error:
             tqdm.write(f"left out: {error}")
             continue

@@ -17,6 +17,7 @@ from torch import nn
 from dataset.features import FeatureExtractor
 from dataset.labels import SEGMENTS
 from dataset.video import read_clips, read_timestamps
+from model.prediction import Reading
 
 
 class Answer(NamedTuple):
@@ -69,12 +70,19 @@ def clip_starts(seconds: int, hop: int) -> list[int]:
 
 @torch.inference_mode()
 def timeline_of(
-    path: Path, network: nn.Module, extractor: FeatureExtractor, categories: int, hop: int, threshold: float
+    path: Path,
+    network: nn.Module,
+    reading: Reading,
+    extractor: FeatureExtractor,
+    categories: int,
+    hop: int,
+    threshold: float,
 ) -> Timeline:
     """Find a video's events.
 
     Args:
         network: in evaluation mode, on `extractor.device`, with `explain` (see `model.cmbs`).
+        reading: how its output becomes event probabilities.
         categories: C, background not counted.
         hop: seconds from a clip's start to the next one's.
         threshold: a segment with a higher probability is an event.
@@ -88,7 +96,7 @@ def timeline_of(
     for clip in read_clips(video, clip_starts(seconds, hop), SEGMENTS):
         visual, audio = (torch.from_numpy(array)[None].to(weight) for array in extractor(clip))
         output, explanation = network.explain(visual, audio)
-        event = network.predict(output, explanation).event_probability
+        event = reading(output, explanation).event_probability
         answers.append(
             Answer(
                 clip.start,
@@ -136,7 +144,7 @@ def merge(answers: Sequence[Answer], seconds: int) -> tuple[np.ndarray, np.ndarr
 def decide(event: np.ndarray, joint: np.ndarray, categories: int, threshold: float) -> np.ndarray:
     """Category of each segment [S], background (= `categories`) where no event is probable enough.
 
-    On a single clip, with a threshold of 0.5, this is the supervised network's own `predict`.
+    On a single clip, with the reading's own `event_threshold`, this is the reading's own prediction.
     """
     return np.where(event > threshold, joint.argmax(1), categories)
 
