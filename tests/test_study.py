@@ -9,9 +9,10 @@ import statistics
 import pytest
 
 import weak_main
-from utils import study
-from utils.errors import EXIT_DONE, EXIT_USER_ERROR
-from utils.study import Study, result_of
+from model import build_model
+from utils import pool, study
+from utils.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+from utils.matrix import Run, Study, result_of
 from utils.tables import latex, markdown
 
 
@@ -34,7 +35,7 @@ def write_study(tiny_config, tmp_path):
     return write
 
 
-def pretend(run: study.Run, epochs: list[tuple[float, float]], **train: object) -> None:
+def pretend(run: Run, epochs: list[tuple[float, float]], **train: object) -> None:
     """Leave what a run leaves after epochs of these (val, test) accuracies."""
     run.folder.mkdir(parents=True)
     config = run.config.model_dump()
@@ -85,7 +86,7 @@ def test_both_protocols_mean_and_deviation(write_study):
     assert result_of(runs[2]) is None
     header, body = study.table([Study(path)])
     deviation = statistics.stdev([70, 66])
-    parameters = sum(p.numel() for p in study.build_model(runs[0].config.model).parameters()) / 1e6
+    parameters = sum(p.numel() for p in build_model(runs[0].config.model).parameters()) / 1e6
     assert body == [
         [
             "CMBS",
@@ -112,7 +113,7 @@ def test_an_unfinished_run_has_no_result(write_study):
 def test_results_of_other_settings_are_refused(write_study):
     run = Study(write_study()).runs[0]
     pretend(run, [(50.0, 60.0), (60.0, 60.0)], lr=0.1)
-    with pytest.raises(study.UserError, match=r"train\.lr"):
+    with pytest.raises(UserError, match=r"train\.lr"):
         result_of(run)
 
 
@@ -133,7 +134,7 @@ def test_readings_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, 
     def call(pool, run, arguments):  # in this process: starting one costs seconds
         return weak_main.main(arguments[2:])
 
-    monkeypatch.setattr(study._Pool, "_call", call)
+    monkeypatch.setattr(pool._Pool, "_call", call)
     weak = tiny_config("weak_main_model").name
     relative = tmp_path / "relative.json"
     relative.write_text(json.dumps({"extends": weak, "eval": {"localize": "relative"}}))
