@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils import benchmark, bound
+from utils import benchmark, bound, measure
 from utils import config as configs
 
 
-def _row(name: str, config: Path, data: Path, **more) -> benchmark.Row:
+def _row(name: str, config: Path, data: Path, **more) -> measure.Row:
     settings = configs.build(configs.read_json(config), str(config))
-    task = benchmark.Task(name, settings, "cpu", repeats=2, seconds=20, data_root=str(data), **more)
-    return benchmark.measure(task)
+    task = measure.Task(name, settings, "cpu", repeats=2, seconds=20, data_root=str(data), **more)
+    return measure.measure(task)
 
 
 def test_products_of_a_step_are_all_counted():
