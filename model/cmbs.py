@@ -44,7 +44,10 @@ class Explanation(NamedTuple):
     attention: Tensor  # [B, T, H, W]: audio-guided spatial attention, sums to 1 over the grid
     audio_gate: Tensor  # [B, T] in (0, 1), from the audio features (1 without time-level suppression)
     visual_gate: Tensor  # [B, T] in (0, 1), from the visual features (1 without time-level suppression)
-    # Class activation sequence: [B, T, C], 0 without event-level suppression (weak: [B, T, C+1], never 0)
+    # Class activation sequences [B, T, C] (weak: C+1 columns): each modality's own (0 without event-level suppression),
+    # and what the clip's category is read from: their mean, weak: that of the fused features
+    visual_activation: Tensor
+    audio_activation: Tensor
     activation: Tensor
 
 
@@ -125,6 +128,8 @@ class SupervisedCMBS(nn.Module):
             attention=attention.unflatten(2, visual.shape[2:4]),
             audio_gate=audio_gate.squeeze(2),
             visual_gate=visual_gate.squeeze(2),
+            visual_activation=visual_activation,
+            audio_activation=audio_activation,
             activation=(visual_activation + audio_activation) / 2,
         )
 
@@ -195,12 +200,14 @@ class WeaklySupervisedCMBS(nn.Module):
         gate = ((visual_gate + audio_gate) / 2).squeeze(2)
 
         # 5. Event-level suppression: the fused activation counts where a modality finds the category too
-        if self.event_level:
-            visual_score = self.visual_activation(visual_features).sigmoid()
-            audio_score = self.audio_activation(audio_features).sigmoid()
         activation = self.fused_activation(self.fusion(visual_features, audio_features))
         if self.event_level:
+            visual_activation = self.visual_activation(visual_features)
+            audio_activation = self.audio_activation(audio_features)
+            visual_score, audio_score = visual_activation.sigmoid(), audio_activation.sigmoid()
             activation = self.gamma * visual_score * activation + self.gamma * audio_score * activation
+        else:
+            visual_activation = audio_activation = torch.zeros_like(activation)
         category_logits = top_segments_mean(activation)
 
         # 6. The clip's probabilities, from its strongest gated segment
@@ -210,6 +217,8 @@ class WeaklySupervisedCMBS(nn.Module):
             attention=attention.unflatten(2, visual.shape[2:4]),
             audio_gate=audio_gate.squeeze(2),
             visual_gate=visual_gate.squeeze(2),
+            visual_activation=visual_activation,
+            audio_activation=audio_activation,
             activation=activation,
         )
 

@@ -21,6 +21,8 @@ READINGS = {
     "background": "background where the class activation of the clip's category is not above the background's",
     "relative": "background where the class activation of the clip's category, less the background's, lies "
     "{below:.4g} or more below its highest in the clip",
+    "combined": "background where the class activation of the clip's category, less the background's, summed over the "
+    "fused features, the image and the sound, lies {below:.4g} or more below its highest in the clip",
 }
 
 
@@ -70,8 +72,10 @@ class WeakReading(Reading):
     - "background": m[t] = A[t, c] - A[t, C], the margin over the background column; its threshold is 0.
     - "relative": m[t] - max over t of m[t]: how far the segment stays behind the clip's best one. Clips differ in
       how strongly they show their event; this takes that out.
+    - "combined": the same with each modality's own activation sequence added to A: where the event is seen, and
+      where it is heard.
 
-    The thresholds of "gate", "activation" and "relative" are chosen on training clips by Otsu's rule: the scores of
+    All thresholds but that of "background" are chosen on training clips by Otsu's rule: the scores of
     their labelled category fall into two groups, and the threshold parts them with the least variance within. It needs
     the clip labels only.
 
@@ -152,6 +156,8 @@ class WeakReading(Reading):
         if self.localize == "gate":
             return output.gate
         activation = explanation.activation
+        if self.localize == "combined":
+            activation = activation + explanation.visual_activation + explanation.audio_activation
         score = activation[torch.arange(len(category), device=category.device), :, category]
         if self.localize == "activation":
             return score

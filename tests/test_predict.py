@@ -115,6 +115,7 @@ def supervised(network):
         {"localize": "background"},
         {"localize": "activation", "threshold": 0.01},
         {"localize": "relative", "threshold": -0.01},
+        {"localize": "combined", "threshold": -0.01},
     ],
     ids=lambda state: "supervised" if state is None else state.get("localize", "authors"),
 )

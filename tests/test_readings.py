@@ -30,7 +30,10 @@ def made_output(activation: list, gate: list, category: int = 1) -> tuple[WeakOu
     activation, gate = torch.tensor([activation]), torch.tensor([gate])
     logits = torch.zeros(1, BACKGROUND + 1)
     logits[0, category] = 1
-    return WeakOutput(gate, logits, logits.softmax(-1)), Explanation(gate, gate, gate, activation)
+    output = WeakOutput(gate, logits, logits.softmax(-1))
+    seen = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    heard = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 9.0]]])
+    return output, Explanation(gate, gate, gate, seen, heard, activation)
 
 
 # Category 1 is high, then middling, then low; the background column passes it in the last segment only.
@@ -45,13 +48,15 @@ CLIP = made_output([[9.0, 8.0, 0.0], [9.0, 5.0, 0.0], [9.0, 4.0, 1.0], [9.0, 1.0
         ("activation", 4.0, [1, 1, 0, 0]),
         ("background", None, [1, 1, 1, 0]),
         ("relative", -4.0, [1, 1, 0, 0]),
+        ("combined", -2.0, [1, 1, 0, 0]),
+        ("combined", -2.1, [1, 1, 1, 0]),
     ],
 )
 def test_what_a_reading_calls_an_event(localize, threshold, events):
     prediction = WeakReading(localize, threshold)(*CLIP)
     assert prediction.segments.tolist() == [[1 if event else BACKGROUND for event in events]]
     assert prediction.category.tolist() == [1]
-    if localize in ("activation", "background", "relative"):
+    if localize in ("activation", "background", "relative", "combined"):
         assert (prediction.event_probability > 0.5).int().tolist() == [events]
     else:
         assert torch.equal(prediction.event_probability, CLIP[0].gate)
@@ -62,7 +67,7 @@ def test_a_clip_called_background_has_no_event(localize):
     output, explanation = made_output(CLIP[1].activation[0].tolist(), CLIP[0].gate[0].tolist(), category=BACKGROUND)
     prediction = WeakReading(localize, 0.0)(output, explanation)
     assert (prediction.segments == BACKGROUND).all()
-    if localize in ("activation", "background", "relative"):
+    if localize in ("activation", "background", "relative", "combined"):
         assert (prediction.event_probability == 0).all()
 
 

@@ -26,7 +26,7 @@ _SETTINGS: dict[str, tuple[str, str, type, str]] = {
     "--seed": ("train", "seed", int, "seed of every random generator"),
     "--precision": ("train", "precision", str, "float32, float64 (the authors' arithmetic) or bfloat16"),
     "--data_root": ("data", "root", str, "folder of the feature files"),
-    "--localize": ("eval", "localize", str, "weak only: authors, gate, activation, background or relative"),
+    "--localize": ("eval", "localize", str, "weak only: authors, gate, activation, background, relative or combined"),
     "--split": ("eval", "split", str, "split to evaluate: train, val or test"),
 }
 

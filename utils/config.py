@@ -137,7 +137,7 @@ class EvalSettings(_Settings):
     split: Literal["train", "val", "test"] = "test"
     test_batch_size: PositiveInt = 16
     # Weak only: what says where in a clip its event is, see model/prediction.py. `authors`: the event is everywhere.
-    localize: Literal["authors", "gate", "activation", "background", "relative"] = "authors"
+    localize: Literal["authors", "gate", "activation", "background", "relative", "combined"] = "authors"
     # Weak only: segments whose gate is not above this are background; null with `gate`: chosen on training clips.
     gate_threshold: Fraction | None = None
     exclude_leaked: bool = False  # also report accuracy without test clips whose video is in the training split
