@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import queue
 import re
 import statistics
+import sys
 
 import pytest
 
@@ -128,6 +131,16 @@ def test_studies_side_by_side(write_study, tiny_config, tmp_path):
     assert "61.00 ± 0.00" in line
     assert line.count("not run yet") == 2
     assert "AVE: authors' protocol" in header
+
+
+def test_runs_side_by_side_share_the_cores(write_study, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    run = Study(write_study()).runs[0]
+    run.out.parent.mkdir(parents=True)
+    asked = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
+    assert pool._Pool(queue.SimpleQueue(), 1, at_a_time=2)._call(run, asked) == 0
+    assert run.out.read_text() == "4\n"
 
 
 def test_readings_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, monkeypatch):

@@ -150,7 +150,7 @@ def launch(processes: int) -> int:
             "LOCAL_WORLD_SIZE": str(processes),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
+            **share_of_cores(processes),
         }
         children = [
             subprocess.Popen(
@@ -175,6 +175,11 @@ def launch(processes: int) -> int:
             outputs[cause].seek(0)
             print(f"process {cause} of {processes}: {outputs[cause].read().strip()}", file=sys.stderr)
         return code
+
+
+def share_of_cores(processes: int) -> dict[str, str]:
+    """What to add to the environment of each of some processes, so that together they don't use a core twice."""
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))}
 
 
 def _wait(children: list[subprocess.Popen]) -> int | None:

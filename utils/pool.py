@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import queue
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from utils import checkpoint
 from utils.atomic import make_folder, write_text
 from utils.config import SUPERVISED
+from utils.distributed import share_of_cores
 from utils.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from utils.experiment import generate_once
 from utils.matrix import PROTOCOLS, Run, Study, result_of
@@ -42,7 +44,7 @@ def _run_some(runs: list[Run], devices: list[str | None]) -> None:
     for run in runs:
         if result_of(run) is None:
             waiting.put(run)
-    pool = _Pool(waiting, len(runs))
+    pool = _Pool(waiting, len(runs), len(devices))
     threads = [threading.Thread(target=pool.work, args=(device,)) for device in devices]
     before = {number: signal.signal(number, pool.stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -62,7 +64,8 @@ def _run_some(runs: list[Run], devices: list[str | None]) -> None:
 class _Pool:
     """Takes runs from a queue, a process for each; stops when one fails or somebody asks."""
 
-    def __init__(self, waiting: queue.SimpleQueue[Run], total: int) -> None:
+    def __init__(self, waiting: queue.SimpleQueue[Run], total: int, at_a_time: int) -> None:
+        self.environment = os.environ | share_of_cores(at_a_time)
         self.waiting, self.total, self.done = waiting, total, total - waiting.qsize()
         self.processes: set[subprocess.Popen] = set()
         self.lock = threading.Lock()
@@ -92,7 +95,9 @@ class _Pool:
             if self.stopping:
                 return EXIT_INTERRUPTED
             # In a session of its own, so that Ctrl-C reaches it once, through `stop`: a second one would not save.
-            process = subprocess.Popen(arguments, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(
+                arguments, env=self.environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
             self.processes.add(process)
             if self.stopping:  # asked while it was starting
                 process.terminate()
