@@ -1,4 +1,4 @@
-"""Fully supervised CMBS: train on segment labels, or evaluate a checkpoint. See --help for the flags."""
+"""Fully supervised CMBS: train on segment labels, or evaluate a checkpoint."""
 
 import sys
 

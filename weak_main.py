@@ -1,4 +1,4 @@
-"""Weakly supervised CMBS: train on clip labels, or evaluate a checkpoint. See --help for the flags."""
+"""Weakly supervised CMBS: train on clip labels, or evaluate a checkpoint."""
 
 import sys
 

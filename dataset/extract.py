@@ -10,12 +10,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from dataset.folder import MINIMUM_SEGMENTS
 from dataset.labels import SEGMENTS
 from utils.errors import UserError, command
 from utils.flags import Parser
 
 GENERATED = "generated"
-LEAST_SECONDS = 4  # both networks average a category over its 4 highest segments
 
 
 def add_feature_flags(parser: Parser) -> None:
@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="videos decoded ahead at once (default: %(default)s)")
     add_feature_flags(parser)
     args = parser.parse_args(argv)
-    if args.seconds < LEAST_SECONDS:
-        raise UserError(f"--seconds {args.seconds}: the networks need clips of at least {LEAST_SECONDS} segments")
+    if args.seconds < MINIMUM_SEGMENTS:
+        raise UserError(f"--seconds {args.seconds}: the networks need clips of at least {MINIMUM_SEGMENTS} segments")
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: give at least 1")
     # Only now: a package of requirements-video.txt that is missing becomes a one-line error, and --help is quick.

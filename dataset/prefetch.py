@@ -11,13 +11,13 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def ahead(items: Generator[Item, None, None], depth: int = 1) -> Iterator[Item]:
+def ahead(items: Generator[Item, None, None]) -> Iterator[Item]:
     """The items of a generator, made by a thread of its own while the caller works on earlier ones.
 
-    At most `depth` items are being made or wait to be taken.
+    One item is being made, or waits to be taken.
     """
     ready: queue.Queue = queue.Queue()
-    room, stopped, end = threading.Semaphore(depth), threading.Event(), object()
+    room, stopped, end = threading.Semaphore(1), threading.Event(), object()
 
     def make() -> None:
         try:

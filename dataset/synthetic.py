@@ -228,7 +228,7 @@ def _parser() -> Parser:
     defaults = Settings()
     parser = Parser(
         prog="python -m dataset.synthetic",
-        description="Generate clips in the AVE format with a planted structure. Without options: the demo data.",
+        description="Generate clips in the AVE format with a planted structure. With --out alone: the demo data.",
         argument_default=argparse.SUPPRESS,  # only what was given overrides the defaults of Settings
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the data")

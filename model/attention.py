@@ -1,7 +1,7 @@
 """Audio-guided attention: where on the grid, and in which channels, does the sound point?
 
-Per segment, the N = H*W cells x_n of the visual features become one vector. NETWORK steps, with their
-equations, stand in `forward` in the same order. Two identities keep the graph lean without changing a
+Per segment, the N = H*W cells x_n of the visual features become one vector, in the five steps of `forward`, which carry
+their equations. Two identities keep the graph lean without changing a
 number: a mean or a weighted sum over cells is taken before a factor that is the same for all cells, and
 products with the same input are one matrix product.
 """
@@ -80,7 +80,7 @@ class AudioGuidedAttention(nn.Module):
         # 3. Channel attention: z = sigma(Wc relu(Wb mean_n(relu(Wa1 a) * relu(Wv1 y_n))))
         c = self.channel_audio(a).relu() * channel.relu().mean(1)
         z = self.channel_excite(self.channel_squeeze(c).relu()).sigmoid()
-        xc = x * (1 + z).unsqueeze(1)  # quirk: the paper scales Y; the authors' code scales the raw X
+        xc = x * (1 + z).unsqueeze(1)  # quirk: the paper scales Y; the authors' code scales X
 
         # 4. Audio-guided spatial attention: s_n = w_s . (relu(Wv2 xc_n) * relu(Wa2 a)) + b_s
         spatial_audio = self.spatial_audio(a).relu()

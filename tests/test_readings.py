@@ -152,6 +152,7 @@ def test_a_checkpoint_remembers_its_threshold(tiny_config, tmp_path, capsys):
         (supv_main, "supv_main_model", {"eval": {"localize": "gate"}}, "weak network"),
         (weak_main, "weak_main_model", {"eval": {"localize": "relative", "gate_threshold": 0.5}}, "remove one"),
         (weak_main, "weak_main_model", {"eval": {"localize": "gate"}, "model": {"time_level": False}}, "no gate"),
+        (weak_main, "weak_main_model", {"eval": {"gate_threshold": 0.5}, "model": {"time_level": False}}, "no gate"),
         (weak_main, "weak_main_model", {"eval": {"localize": "relativ"}}, "eval.localize"),
         (weak_main, "weak_main_model", {"train": {"gate_loss": 0.0}}, "no such loss"),
     ],

@@ -134,7 +134,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the first GPU, if there is one")
     parser.add_argument(
-        "--config", action="append", metavar="JSON", help="a config to measure (default: main and weak)"
+        "--config",
+        action="append",
+        metavar="JSON",
+        help="a config to measure; several may be (default: main, weak)",
     )
     parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="rows to measure (default: '*')")
     parser.add_argument("--repeats", type=int, default=7, help="steps that a train or eval row times (7)")

@@ -15,13 +15,18 @@ from utils.flags import Parser
 # Flag -> (section, key, type, help). Their defaults are the JSON's.
 _SETTINGS: dict[str, tuple[str, str, type, str]] = {
     "--n_epoch": ("train", "n_epoch", int, "epochs to train"),
-    "--batch_size": ("train", "batch_size", int, "clips a training step"),
-    "--test_batch_size": ("eval", "test_batch_size", int, "clips an evaluation step"),
+    "--batch_size": ("train", "batch_size", int, "clips per training step"),
+    "--test_batch_size": ("eval", "test_batch_size", int, "clips per evaluation step"),
     "--lr": ("train", "lr", float, "learning rate"),
     "--clip_gradient": ("train", "clip_gradient", float, "largest global gradient norm"),
     "--weight_decay": ("train", "weight_decay", float, "Adam's L2 penalty"),
     "--snapshot_pref": ("train", "snapshot_pref", str, "run folder"),
-    "--print_freq": ("train", "print_freq", int, "steps between two looks at the loss on a GPU"),
+    "--print_freq": (
+        "train",
+        "print_freq",
+        int,
+        "steps between TensorBoard points (GPU: and looks at the loss)",
+    ),
     "--eval_freq": ("train", "eval_freq", int, "epochs between two evaluations"),
     "--seed": ("train", "seed", int, "seed of every random generator"),
     "--precision": ("train", "precision", str, "float32, float64 (the authors' arithmetic) or bfloat16"),
@@ -68,13 +73,15 @@ def parse(argv: Sequence[str] | None, description: str, config: str, model: str)
 
     Raises UserError for unknown or contradictory flags and whatever `utils.config` finds.
     """
-    parser = Parser(description=description)
+    parser = Parser(description=description, epilog="A setting that no flag names has the value of the JSON.")
     parser.register("action", None, _Once)
     parser.add_argument("--config", default=config, metavar="JSON", help=f"settings (default: {config})")
     parser.add_argument("--gpu", help="GPU number, several with commas, or cpu (default: the first GPU, if any)")
     parser.add_argument("--resume", metavar="FILE", help='checkpoint to start from, or "last": go on with the run')
     parser.add_argument("--evaluate", action="store_true", help="evaluate a checkpoint instead of training")
-    parser.add_argument("--output", metavar="DIR", help="where an evaluation writes (default: beside the checkpoint)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="for an evaluation's files (default: eval-SPLIT/ by the checkpoint)"
+    )
     for flag, (_, key, kind, text) in _SETTINGS.items():
         names = ("-b", flag) if flag == "--batch_size" else (flag,)
         parser.add_argument(*names, dest=key, type=kind, default=None, metavar=kind.__name__.upper(), help=text)

@@ -140,7 +140,7 @@ class EvalSettings(_Settings):
     localize: Literal["authors", "gate", "activation", "background", "relative", "combined"] = "authors"
     # Weak only: segments whose gate is not above this are background; null with `gate`: chosen on training clips.
     gate_threshold: Fraction | None = None
-    exclude_leaked: bool = False  # also report accuracy without test clips whose video is in the training split
+    exclude_leaked: bool = False  # also report accuracy without clips whose video is in the training split
 
 
 class Config(_Settings):
@@ -183,8 +183,9 @@ class Config(_Settings):
             raise ValueError(f"'eval.gate_threshold' is not for 'eval.localize' {self.eval.localize!r}; remove one")
         if self.eval.exclude_leaked and self.eval.split == "train":
             raise ValueError("'eval.exclude_leaked' would leave out every clip of the training split")
-        if self.eval.localize == "gate" and not self.model.time_level:
-            raise ValueError("'eval.localize' is 'gate', but without 'model.time_level' there is no gate")
+        by_gate = self.eval.localize == "gate" or self.eval.gate_threshold is not None
+        if by_gate and not self.model.time_level:
+            raise ValueError("'eval.localize' gate, 'eval.gate_threshold': without 'model.time_level' there is no gate")
         return self
 
 

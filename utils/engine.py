@@ -1,4 +1,4 @@
-"""The training loop and the evaluation, for any network and loss with the shape of this project's.
+"""The training loop, for any network and loss with the shape of this project's.
 
 A network has `forward(visual, audio)`, `explain` (the output and what led to it) and `hits` (a training batch's
 right answers); a loss turns an output and labels into named terms; a reading (see `model.prediction.Reading`) turns

@@ -26,7 +26,7 @@ from utils.config import Config, DataSettings
 from utils.engine import fit, protocol_lines
 from utils.errors import UserError
 from utils.evaluation import Evaluation, accuracy, choose_threshold, evaluate
-from utils.metrics import detailed, right_category_everywhere
+from utils.metrics import detailed
 from utils.recorder import Recorder, Spectator, log_to_terminal, protocols
 from utils.runtime import choose_device, dtype_of, keep_freed_memory, named_gpus, seed_everything, seed_process
 from utils.training import Position, Training
@@ -171,15 +171,15 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
     sizes = {split: config.eval.test_batch_size}
     batches = place({split: dataset}, config.data, sizes, device, dataset.dtype, seed=0, shard=_shard())
     result = evaluate(experiment.network, batches[split], experiment.reading, config.train.precision, attention=True)
-    ceiling = right_category_everywhere(result.target, background=dataset.categories)
+    trivial = trivial_accuracies(dataset.labels)
     metrics: dict[str, Any] = {
         "accuracy": result.accuracy,
         "clips": result.target.shape[0],
         "segments": result.target.numel(),
         "split": split,
         "model": type(experiment.network).__name__,
-        "right_category_everywhere": ceiling,
-        "best_single_label": trivial_accuracies(dataset.labels).best_single_label,
+        "right_category_everywhere": trivial.right_category,
+        "best_single_label": trivial.best_single_label,
         "reading": experiment.reading.description,
         **experiment.reading.state(),
         "checkpoint": str(path),
@@ -206,7 +206,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
             f"without the {metrics['leaked_clips']} clips whose video is also in the training split: "
             f"{metrics['accuracy_without_leaked']:.2f} %"
         )
-    _log.info(f"naming the right category in every segment would give {ceiling:.2f} %")
+    _log.info(f"naming the right category in every segment would give {trivial.right_category:.2f} %")
     _log.info(f"results: {folder / results.METRICS}, {folder / results.PREDICTIONS}")
     _log.info(f"to look at: {folder / results.REPORT}")
 

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from dataset.sources import VIDEOS
 from utils.errors import UserError
 
-VIDEOS = "videos"  # folder below the data folder
 MOST = 200  # strips in a page; each of them takes about 20 KB and half a second to decode
 _PIXELS = 80  # height and width of a frame; the page shows it at about half of that
 _QUALITY = 70

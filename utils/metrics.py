@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from utils.errors import UserError
 from utils.evaluation import Evaluation
@@ -18,11 +17,6 @@ IOU_THRESHOLDS = tuple(round(0.1 * k, 1) for k in range(1, 10))  # 0.1 ... 0.9
 SCORES = ("event_probability", "gate", "audio_gate", "visual_gate")  # of a segment, each in [0, 1]
 CALIBRATION_BINS = 10
 PLACES = ("before", "first second", "inside", "last second", "after")  # of a segment, seen from the clip's event
-
-
-def right_category_everywhere(target: Tensor, background: int) -> float:
-    """Accuracy, in percent, of naming the clip's right category in every one of its segments: target [n, T]."""
-    return 100.0 * (target != background).double().mean().item()
 
 
 def detailed(result: Evaluation, categories: list[str]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     python -m utils.report Exps/Supv/exp1/eval-test      # make the page and the figures anew
 
 The page is one file that opens from disk and needs nothing else: its data stand in it as JSON, and the scripts
-and styles of `utils/report_page/` are written into it. Every evaluation writes it (see `utils.results`).
+and styles of `utils/report_page/` are written into it. Every evaluation writes it (`utils.experiment`);
+the files that it is made from are described in `utils.results`.
 """
 
 from __future__ import annotations

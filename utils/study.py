@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m utils.study", description="Run a matrix of configs x seeds.")
     parser.add_argument("study", nargs="+", metavar="STUDY.json", help="several stand side by side in the table")
     parser.add_argument(
-        "--gpu", help="GPU numbers with commas, or cpu: a run on each at a time (default: as the mains)"
+        "--gpu", help="GPU numbers with commas, or cpu,cpu for two runs at a time on a CPU (default: one, as the mains)"
     )
     parser.add_argument("--table", action="store_true", help="run nothing; make the table of what is there")
     options = parser.parse_args(argv)
