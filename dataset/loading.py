@@ -180,8 +180,10 @@ class ResidentBatches(Batches):
         return self._prefetched(self.steps(epoch)[first_step:])
 
     def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
-        for clips, weight in steps:
-            rows = clips.to(self.visual.device)
+        order = torch.cat([torch.empty(0, dtype=torch.int64), *(clips for clips, _ in steps)])
+        # To the device at once: a copy for each step would wait there until the step before is computed.
+        places = order.to(self.visual.device).split([len(clips) for clips, _ in steps])
+        for (clips, weight), rows in zip(steps, places, strict=True):
             visual, audio, labels = (x.index_select(0, rows) for x in (self.visual, self.audio, self.labels))
             yield Batch(visual, audio, labels, clips, weight)
 
