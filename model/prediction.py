@@ -188,4 +188,6 @@ def spread_category(category: Tensor, is_event: Tensor, background: int) -> Tens
 
 def hits(predicted: Tensor, target: Tensor) -> Tensor:
     """How many of a batch's predictions are right, and of how many: [2] float64."""
-    return torch.stack([(predicted == target).sum(), torch.tensor(target.numel(), device=target.device)]).double()
+    right = (predicted == target).sum()
+    # Not torch.tensor(...): that would be a copy from the host, which waits for all that the GPU has still to do.
+    return torch.stack([right, right.new_full((), target.numel())]).double()
