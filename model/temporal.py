@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,6 +18,11 @@ class AudioVisualLSTM(nn.Module):
         self.visual = nn.LSTM(visual_dim, d_model, batch_first=True, bidirectional=True)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+        if audio.device.type == "cuda":
+            # Autocast to bfloat16 runs cuDNN's LSTMs in float16 all the same, whose small gradients become 0.
+            dtype = self.audio.weight_ih_l0.dtype
+            with torch.autocast("cuda", enabled=False):
+                return self.audio(audio.to(dtype))[0], self.visual(visual.to(dtype))[0]
         return self.audio(audio)[0], self.visual(visual)[0]
 
 
