@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch
 from torch import nn
 
 _log = logging.getLogger(__name__)
@@ -28,9 +30,17 @@ class Compiled:
         if self._compiled is not None:
             try:
                 torch.compiler.cudagraph_mark_step_begin()
-                return self._compiled(*inputs)
+                with _compiling_the_backward_too():
+                    return self._compiled(*inputs)
             except torch._dynamo.exc.TorchDynamoException as error:
                 reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
                 _log.warning(f"train.compile: torch.compile failed, so the network runs uncompiled: {reason}")
                 self._compiled = None
         return self.network(*inputs)
+
+
+def _compiling_the_backward_too() -> contextlib.AbstractContextManager:
+    """Compile the backward pass with the forward one: later, in `backward()`, nothing could be done about a failure."""
+    if not hasattr(functorch, "force_non_lazy_backward_lowering"):
+        return contextlib.nullcontext()  # another version of torch's, whose failure is then torch's own message
+    return functorch.patch(force_non_lazy_backward_lowering=True)
