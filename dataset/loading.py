@@ -7,6 +7,8 @@ then: the kind of order goes with it (`Batches.in_blocks`). Every clip comes exa
 
 from __future__ import annotations
 
+import collections
+import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -127,20 +129,25 @@ class Batches(ABC):
         if self.device.type != "cuda":
             yield from ahead(self._moved(batch) for batch in batches)
             return
-        stream = torch.cuda.Stream(self.device)  # copies run beside the computation on a stream of their own
+        stream = _copy_stream(self.device)  # copies run beside the computation
 
         def copies() -> Iterator[tuple[Batch, torch.cuda.Event]]:
+            torch.cuda.set_device(self.device)  # a thread begins on GPU 0, and would take memory there
             for batch in batches:
                 with torch.cuda.stream(stream):
                     moved = self._moved(batch)
                     yield moved, stream.record_event()
 
+        computed: collections.deque[torch.cuda.Event] = collections.deque()
         for batch, arrived in ahead(copies()):
             current = torch.cuda.current_stream(self.device)
             current.wait_event(arrived)
             for x in (batch.visual, batch.audio, batch.labels):
                 x.record_stream(current)
             yield batch
+            computed.append(current.record_event())
+            if len(computed) > 2:  # batches that the GPU hasn't come to yet lie in its memory
+                computed.popleft().synchronize()
 
     def _moved(self, batch: Batch) -> Batch:
         def move(x: Tensor) -> Tensor:
@@ -303,6 +310,12 @@ def _where_it_fits(needed: int, device: torch.device) -> str:
     else:
         mine = "stream"
     return max(distributed.everyones(mine), key=("device", "host", "stream").index)
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all epochs: torch keeps freed memory for the stream that it was taken on."""
+    return torch.cuda.Stream(device)
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:
