@@ -175,6 +175,11 @@ def _epoch(task: Task, device: torch.device, row: Row) -> None:
             terms["total"].item()
         training.optimizer.step()
 
+    if device.type == "cuda":  # what the first epochs do once: loading kernels, compiling, recording CUDA graphs
+        for _ in range(3 if task.way.compile else 1):
+            for batch in batches["train"].epoch(0):
+                step(batch)
+        bound.synchronize(device)
     start = time.perf_counter()
     if _time_epoch(batches["train"], task, device, row, step):
         for split in ("val", "test"):
