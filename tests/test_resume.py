@@ -225,7 +225,7 @@ def test_going_on_in_the_folder_that_the_checkpoint_lies_in(run, tmp_path, tiny_
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda random: random[0].update(cuda=[random[0]["torch"]]), "the run had 1 GPUs in sight and has 0 now"),
+        (lambda random: random[0].update(cuda=[random[0]["torch"]]), "the run was on a GPU and is on a CPU now"),
         (lambda random: random.append(random[0]), "the run had 2 processes and has 1 now"),
     ],
 )

@@ -75,6 +75,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # else LSTMs, and they alone, would compute float32 with 3 digits
 
 
 def seed_process(seed: int) -> None:
@@ -84,34 +85,36 @@ def seed_process(seed: int) -> None:
 
 
 def random_state() -> dict:
-    """The state of every random generator, of types that a checkpoint may hold."""
+    """The state of every random generator that this process uses, of types that a checkpoint may hold."""
     version, state, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     return {
         "python": [version, list(state), gauss],
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],  # of this process's GPU
     }
 
 
 def restore_random_state(state: dict) -> None:
     """Put every random generator back to where `random_state` found it.
 
-    Generators of GPUs can't be put back on a machine with another number of them, which is logged.
+    That of a GPU can't be put back on a CPU, nor the other way round, which is logged.
     """
     version, values, gauss = state["python"]
     random.setstate((version, tuple(values), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
-    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = int(torch.cuda.is_initialized())
     if len(state["cuda"]) == here:
-        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+        for generator in state["cuda"]:
+            torch.cuda.set_rng_state(generator.cpu())
     else:
+        before, now = ("a GPU", "a CPU") if here == 0 else ("a CPU", "a GPU")
         _log.warning(
-            f"the run had {len(state['cuda'])} GPUs in sight and has {here} now: it goes on, but with other random "
-            f"numbers than it would have had there"
+            f"the run was on {before} and is on {now} now: it goes on, but with other random numbers than it would "
+            f"have had there"
         )
 
 
