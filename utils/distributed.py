@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError
 
 EXIT_LOST = 3  # ended because another process of the run did
 _GRACE = 5.0  # seconds that the others have to end by themselves
@@ -115,6 +115,9 @@ def together() -> Iterator[None]:
     """Within the block the processes work together; one that loses the others ends with EXIT_LOST."""
     try:
         yield
+    except Interrupted:  # in all of them at once
+        leave()
+        raise
     except RuntimeError as error:
         if _control is None or not _is_lost(error):
             raise
