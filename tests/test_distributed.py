@@ -179,10 +179,12 @@ def test_torchrun_writes_one_run_and_counts_every_clip_once(tiny_config, tmp_pat
 
 
 LAUNCHED = """
-import os, sys, time
+import os, signal, sys, time
 import torch
 from utils import distributed
 from utils.errors import UserError, Interrupted, command
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests are a shell's background job, it is ignored
 
 @command
 def main(case):
@@ -223,7 +225,7 @@ def test_a_launched_run_ends_as_its_processes_do(case: str, code: int, said: str
     launched = _python("-c", LAUNCHED, case)
     if case == "stopped":
         assert launched.stdout.readline() == "there\n"
-        time.sleep(3)  # until the other process expects the signal too
+        time.sleep(1)  # until the other process sleeps too
         launched.send_signal(signal.SIGINT)
     _, errors = launched.communicate(timeout=60)
     assert launched.returncode == code, errors
