@@ -216,7 +216,7 @@ TRIVIAL_PREDICTORS = {
     "all background": "all_background",
     "most frequent training category": "most_frequent_category",
     "right category in every segment": "right_category",
-    "best possible one label a clip": "best_single_label",
+    "best possible single label per clip": "best_single_label",
 }
 
 
@@ -225,7 +225,7 @@ def _heading(title: str, columns: list[str]) -> tuple[str, str]:
 
 
 def _line(title: str, cells: list[str]) -> str:
-    return f"{title:<34}" + "".join(f"{cell:>15}" for cell in cells)
+    return f"{title:<36}" + "".join(f"{cell:>15}" for cell in cells)
 
 
 @command

@@ -112,12 +112,12 @@ def test_the_numbers_of_ave(ave_files, tmp_path, capsys):
     figure = tmp_path / "figure.png"
     assert stats.main(["--root", str(ave_files), "--figure", str(figure)]) == 0
     assert figure.exists()
-    lines = {line[:34].strip(): line[34:].split() for line in capsys.readouterr().out.splitlines()}
+    lines = {line[:36].strip(): line[36:].split() for line in capsys.readouterr().out.splitlines()}
     assert lines["all"] == ["3339", "402", "402", "27759", "3288", "3305"]
     assert lines["all background"][2] == "17.8"
     assert lines["most frequent training category"][2] == "3.5"
     assert lines["right category in every segment"][2] == "82.2"
-    assert lines["best possible one label a clip"][2] == "88.7"
+    assert lines["best possible single label per clip"][2] == "88.7"
     assert lines["train and test"] == ["8"]
     assert lines["train and val"] == ["10"]
 

@@ -58,7 +58,7 @@ function headline() {
     : `Without the ${plural(metrics.leaked_clips, "clip")} whose video is also in the training split: ` +
       `${percent(metrics.accuracy_without_leaked, 2)} %. `;
   byId("comparison").textContent = `${leaked}For comparison: the right category in every segment would give ` +
-    `${percent(metrics.right_category_everywhere, 2)} %, the best possible one label a clip ${percent(metrics.best_single_label, 2)} %.`;
+    `${percent(metrics.right_category_everywhere, 2)} %, the best possible single label per clip ${percent(metrics.best_single_label, 2)} %.`;
 }
 
 function mix() {
