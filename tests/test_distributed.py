@@ -199,6 +199,10 @@ def main(case):
             raise UserError("no such data")
         if case == "one" and me == 1:
             raise UserError("its file is damaged")
+        if case == "aborted" and me == 0:
+            os.abort()
+        if case == "aborted":
+            raise UserError("its file is damaged")
         if case == "killed" and me == 1:
             os.kill(os.getpid(), 9)
         if case == "stopped":
@@ -217,6 +221,7 @@ sys.exit(main(sys.argv[1]))
     [
         ("all", 2, "error: no such data\n"),
         ("one", 2, "process 1 of 2: there\nerror: its file is damaged\n"),
+        ("aborted", 2, "process 1 of 2: there\nerror: its file is damaged\n"),
         ("killed", 2, "error: process 1 of 2 was killed (SIGKILL); was there enough memory?\n"),
         ("stopped", 130, "saved\n"),
     ],

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.errors import Interrupted, UserError
+from utils.errors import EXIT_USER_ERROR, Interrupted, UserError
 
 EXIT_LOST = 3  # ended because another process of the run did
 _GRACE = 5.0  # seconds that the others have to end by themselves
@@ -200,6 +200,8 @@ def _wait(children: list[subprocess.Popen]) -> int | None:
             child.kill()
             child.wait()
     causes = [i for i in failed if children[i].returncode != EXIT_LOST] or failed
+    # One that says what to change is the cause even where nccl has killed another for its absence.
+    causes = [i for i in causes if children[i].returncode == EXIT_USER_ERROR] or causes
     # A mistake that all of them find is best told by process 0, which has told it already.
     return 0 if 0 in causes else causes[0] if causes else None
 
