@@ -114,3 +114,11 @@ def test_leaked_clips_are_left_out(tiny_config, tiny_data, tmp_path, capsys):
     kept = [count for clip, count in enumerate(right) if clip not in (2, 5)]
     assert metrics["accuracy_without_leaked"] == pytest.approx(100 * sum(kept) / 60)
     assert "2 clips whose video is also in the training split" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["-m dataset.check", "-m utils.benchmark", "supv_main.py", "weak_main.py"])
+def test_a_python_without_the_packages_is_told_so(command):
+    run = subprocess.run([sys.executable, "-S", *command.split()], cwd=ROOT, env={}, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "lacks the packages torch, h5py, numpy" in run.stderr
