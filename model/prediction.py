@@ -94,7 +94,11 @@ class WeakReading(Reading):
     def of_state(cls, state: dict[str, Any]) -> WeakReading:
         """The reading that a checkpoint or an evaluation remembers. Raises ValueError where it is none."""
         localize, threshold = state.get("localize", "authors"), state.get("threshold")
-        if localize not in READINGS or not (isinstance(threshold, float) or localize in ("authors", "background")):
+        if (
+            not isinstance(localize, str)
+            or localize not in READINGS
+            or not (isinstance(threshold, float) or localize in ("authors", "background"))
+        ):
             raise ValueError(
                 f"holds no way to read segments off the weak network ({localize!r}, threshold {threshold!r})"
             )

@@ -66,20 +66,22 @@ def load_network(path: Path) -> Loaded:
 
 
 def _reading_of(network: nn.Module, setting: str, state: dict[str, Any], source: Path) -> Reading:
-    if setting == configs.SUPERVISED:
-        return Reading(network.predict, SUPERVISED_READING)
+    return Reading(network.predict, SUPERVISED_READING) if setting == configs.SUPERVISED else _weak(state, source)
+
+
+def _weak(state: dict[str, Any], source: Path) -> WeakReading:
     try:
         return WeakReading.of_state(state)
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
 
 
-def reading_of_evaluation(folder: Path) -> Reading:
+def reading_of_evaluation(folder: Path) -> WeakReading:
     """The reading of the weak network that an evaluation's folder records. Raises UserError for another one."""
     metrics = results.read(folder).metrics
     if "localize" not in metrics:
         raise UserError(f"{folder}: is an evaluation of the supervised network, which has a single reading")
-    return _reading_of(None, configs.WEAK, metrics, folder / results.METRICS)
+    return _weak(metrics, folder / results.METRICS)
 
 
 def category_names(annotations: Path | None, root: Path, categories: int) -> list[str]:
