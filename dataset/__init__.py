@@ -1,5 +1,3 @@
 """The AVE data set: its files, its labels, and batches of its features."""
 
-from utils.packages import require_packages
-
-require_packages()
+import utils  # noqa: F401 - looks, before anything else is imported, whether the packages are there

@@ -99,9 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m dataset.check", description="Can this data folder be trained on?")
     parser.add_argument("--root", type=Path, default=Path("data"), help="the data folder (default: %(default)s)")
     parser.add_argument(
-        "--weak",
-        action="store_true",
-        help="can weakly supervised training start? (default: supervised)",
+        "--weak", action="store_true", help="can weakly supervised training start? (default: supervised)"
     )
     args = parser.parse_args(argv)
 

@@ -1,9 +1,8 @@
 """Audio-guided attention: where on the grid, and in which channels, does the sound point?
 
-Per segment, the N = H*W cells x_n of the visual features become one vector, in the five steps of `forward`, which carry
-their equations. Two identities keep the graph lean without changing a
-number: a mean or a weighted sum over cells is taken before a factor that is the same for all cells, and
-products with the same input are one matrix product.
+Per segment, the N = H*W cells x_n of the visual features become one vector, in the five steps of `forward`, which
+carry their equations. Two identities keep the graph lean without changing a number: a mean or a weighted sum over
+cells is taken before a factor that is the same for all cells, and products with the same input are one matrix product.
 """
 
 from __future__ import annotations

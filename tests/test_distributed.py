@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import ROOT, TINY_MODEL
+from conftest import ROOT, TINY_MODEL, without_dropout
 
 from dataset.ave import AVEDataset
 from dataset.loading import ResidentBatches, Shard, place
@@ -54,11 +54,7 @@ def _training(data: Path, folder: Path, dropout: bool) -> Training:
     seed_everything(0)
     network = build_model(config.model).double()
     if not dropout:
-        for module in network.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-            if isinstance(module, torch.nn.MultiheadAttention):
-                module.dropout = 0.0
+        without_dropout(network)
     shard = Shard(distributed.rank(), distributed.world())
     batches = {}
     for split in ("train", "test"):

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, golden_random, official_state_dict
+from conftest import GOLDEN, golden_random, official_state_dict, without_dropout
 
 from model import build_model
 from model.losses import SupervisedLoss, WeakLoss
@@ -66,12 +66,7 @@ def test_outputs(setting, network, golden):
 
 
 def test_losses_and_gradients(setting, network, golden):
-    network = copy.deepcopy(network).train()
-    for module in network.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, torch.nn.MultiheadAttention):
-            module.dropout = 0.0
+    network = without_dropout(copy.deepcopy(network)).train()
     terms = (SupervisedLoss() if setting == "supv" else WeakLoss())(network(*features()), labels(setting))
     assert set(terms) == {key[5:] for key in golden.files if key.startswith("loss/")}
     for name, value in terms.items():

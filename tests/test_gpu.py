@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, TINY_MODEL, official_state_dict
+from conftest import GOLDEN, TINY_MODEL, official_state_dict, without_dropout
 from test_golden import TOLERANCE, deviation, features
 
 import supv_main
@@ -46,12 +46,7 @@ def _training(data: Path, folder: Path, device: torch.device, where: str, **trai
     }
     config = configs.build(values, "test")
     seed_everything(0)
-    network = build_model(config.model)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(module, torch.nn.MultiheadAttention):
-            module.dropout = 0.0
+    network = without_dropout(build_model(config.model))
     dtype = dtype_of(config.train.precision)
     network.to(device, dtype)
     batches = {"train": _batches(data, device, where, dtype)}
@@ -111,7 +106,9 @@ def test_no_step_waits_for_the_gpu(precision: str, tiny_data: Path, tmp_path: Pa
     meter = Meter(training, 1)
     training.network.train()
     batches = enumerate(training.batches["train"].epoch(1), 1)
-    meter.add(*next(batches), *training.gradients(training.batches["train"].epoch(1).__next__()))  # warm
+    step, batch = next(batches)  # the first one may wait: kernels are loaded
+    meter.add(step, batch, *training.gradients(batch))
+    training.optimizer.step()
     try:
         torch.cuda.set_sync_debug_mode("error")
         for step, batch in batches:
