@@ -7,10 +7,10 @@ from model import build_model
 from model.losses import WeakLoss
 from model.official import load_official
 from model.prediction import WeakReading
-from utils.cli import parse
-from utils.config import WEAK
-from utils.errors import command
-from utils.experiment import Experiment, begin, run
+from utils.base.errors import command
+from utils.config.command_line import parse
+from utils.config.settings import WEAK
+from utils.training.run import Experiment, begin, run
 
 
 @command

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dataset import files, labels
-from utils.errors import UserError
+from utils.base.errors import UserError
 
 
 class FeatureFiles:

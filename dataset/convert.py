@@ -18,10 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import files
-from dataset.folder import EVERY_FILE
-from utils.atomic import atomic_path, make_folder, require_free_space
-from utils.errors import UserError, command
-from utils.flags import Parser
+from dataset.check.folder import EVERY_FILE
+from utils.base.atomic import atomic_path, make_folder, require_free_space
+from utils.base.errors import UserError, command
+from utils.base.flags import Parser
 
 DTYPES = ("float32", "float16")
 _HDF5_OVERHEAD = 2**20  # bytes, beyond the values themselves; generous

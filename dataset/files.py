@@ -25,7 +25,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from utils.errors import UserError
+from utils.base.errors import UserError
 
 KEY = "avadataset"
 ORDER_KEY = "order"

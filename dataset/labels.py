@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset import files
-from utils.errors import UserError
+from utils.base.errors import UserError
 
 SEGMENTS = 10  # of an AVE clip, one second each
 

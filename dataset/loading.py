@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Sampler
 
 from dataset.ave import AVEDataset
 from dataset.prefetch import ahead
-from dataset.reading import read_clips, resident_dtype, split_bytes
-from utils import distributed, memory
-from utils.config import DataSettings
+from dataset.rows import read_clips, resident_dtype, split_bytes
+from utils.base import memory, processes
+from utils.config.settings import DataSettings
 
 BLOCK_CLIPS = 64  # neighbours in the file that are read together when streaming
 POOL_BLOCKS = 8  # blocks among which a streamed clip is shuffled; two pools are in memory at a time
@@ -305,11 +305,11 @@ def _where_it_fits(needed: int, device: torch.device) -> str:
     """The fastest place with room in every process: all must have the same, since streaming has an order of its own."""
     if device.type == "cuda" and needed + DEVICE_RESERVE < torch.cuda.mem_get_info(device)[0]:
         mine = "device"
-    elif needed + HOST_RESERVE < memory.available() // distributed.local_world():
+    elif needed + HOST_RESERVE < memory.available() // processes.local_world():
         mine = "host"
     else:
         mine = "stream"
-    return max(distributed.everyones(mine), key=("device", "host", "stream").index)
+    return max(processes.everyones(mine), key=("device", "host", "stream").index)
 
 
 @functools.cache

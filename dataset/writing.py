@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import files
-from utils.errors import UserError
+from utils.base.errors import UserError
 
 _LOCK = "lock"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.cmbs import SupervisedCMBS, WeaklySupervisedCMBS
-from utils.config import SUPERVISED, ModelSettings, model_settings
+from utils.config.settings import SUPERVISED, ModelSettings, model_settings
 
 
 def build_model(settings: Mapping[str, Any] | ModelSettings) -> SupervisedCMBS | WeaklySupervisedCMBS:

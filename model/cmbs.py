@@ -18,7 +18,7 @@ from model.prediction import Prediction, WeakReading, hits, spread_category
 from model.relation import AudioVisualFusion, CrossModalRelation
 from model.suppression import ActivationSequence, SegmentGate, top_segments_mean
 from model.temporal import AudioVisualLSTM, TemporalEncoder
-from utils.config import ModelSettings
+from utils.config.settings import ModelSettings
 
 
 class SupervisedOutput(NamedTuple):

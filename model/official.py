@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.cmbs import SupervisedCMBS, WeaklySupervisedCMBS
-from utils.errors import UserError
+from utils.base.errors import UserError
 
 PREFIX = "module."
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset import synthetic
+from dataset.synthetic import generate
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -46,10 +46,10 @@ def ave_files() -> Path:
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated data folder: 3 categories, 2x2 grid, 16 and 8 features, 24 + 8 + 8 clips. Read only."""
     folder = tmp_path_factory.mktemp("data") / "tiny"
-    settings = synthetic.Settings(
+    settings = generate.Settings(
         train=24, val=8, test=8, background_only=6, categories=3, grid=(2, 2), visual_dim=16, audio_dim=8
     )
-    synthetic.generate(folder, settings)
+    generate.generate(folder, settings)
     return folder
 
 

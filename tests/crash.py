@@ -30,13 +30,14 @@ from helpers_runs import difference, outcome
 
 import supv_main
 import weak_main
-from dataset import synthetic
-from utils import checkpoint, report
-from utils.config import SUPERVISED, WEAK
+from dataset.synthetic import generate
+from utils.base import checkpoint
+from utils.config.settings import SUPERVISED, WEAK
+from utils.report import page as report_page
 
 MAINS = {SUPERVISED: supv_main.main, WEAK: weak_main.main}
 KILLS_A_RUN = 20  # then it may come to its end, and a run of the other setting starts
-DATA = synthetic.Settings(
+DATA = generate.Settings(
     train=24, val=8, test=8, background_only=6, categories=3, grid=(2, 2), visual_dim=16, audio_dim=8
 )
 
@@ -46,7 +47,7 @@ class Soak:
 
     def __init__(self, folder: Path, epochs: int, seed: int) -> None:
         self.folder, self.epochs, self.random = folder, epochs, random.Random(seed)
-        self.data = synthetic.generate(folder / "data", DATA)
+        self.data = generate.generate(folder / "data", DATA)
         self.kills = self.runs = self.reported = self.lost = 0
         self.problems: list[str] = []
 
@@ -136,7 +137,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=12, help="of each run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; the machine's speed matters too")
     options = parser.parse_args()
-    report.write = lambda folder: None  # drawing figures would take most of the time
+    report_page.write = lambda folder: None  # drawing figures would take most of the time
     torch.set_num_threads(1)  # and no threads of torch's to be lost in a fork
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder), options.epochs, options.seed)

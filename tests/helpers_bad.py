@@ -17,8 +17,8 @@ from tensorboard.summary.writer import event_file_writer
 import supv_main
 import weak_main
 from dataset import files
-from utils import checkpoint
-from utils.config import SUPERVISED, WEAK
+from utils.base import checkpoint
+from utils.config.settings import SUPERVISED, WEAK
 
 MAINS = {SUPERVISED: supv_main.main, WEAK: weak_main.main}
 
@@ -28,7 +28,7 @@ def quick():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.report.write", lambda folder: None)
+        patch.setattr("utils.report.page.write", lambda folder: None)
         # TensorBoard reads a folder's files by name. Two of one second differ in a count of this process's files, and
         # here, where one process makes many, the ninth would come after the tenth.
         patch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10**6))

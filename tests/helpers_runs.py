@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from utils import checkpoint
+from utils.base import checkpoint
 
 
 def outcome(folder: Path) -> dict:

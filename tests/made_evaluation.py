@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from dataset.labels import ClipNames
-from utils import metrics, results
-from utils.evaluation import Evaluation
+from utils.evaluation import metrics, results
+from utils.evaluation.evaluate import Evaluation
 
 
 def made_evaluation(clips: int, categories: int, segments: int = 10, grid: tuple[int, int] = (7, 7)) -> Evaluation:

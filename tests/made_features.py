@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from dataset.features import FeatureExtractor
+from dataset.extract.features import FeatureExtractor
 
 
 @functools.cache

@@ -37,17 +37,21 @@ from hypothesis import strategies as st
 
 from dataset import files
 from dataset.ave import AVEDataset, WeakAVEDataset
-from dataset.folder import check_folder
+from dataset.check.folder import check_folder
 from dataset.labels import clip_labels_from_annotations, labels_from_annotations
 from model import build_model
 from model.losses import SupervisedLoss
 from model.official import load_official
 from model.prediction import Reading
-from utils import checkpoint, cli, engine, experiment
-from utils import config as configs
-from utils.config import SUPERVISED
-from utils.errors import UserError
-from utils.recorder import Spectator
+from utils.base import checkpoint
+from utils.base.errors import UserError
+from utils.config import command_line
+from utils.config import files as config_files
+from utils.config import settings as config_settings
+from utils.config.settings import SUPERVISED
+from utils.training import loop
+from utils.training import run as training_run
+from utils.training.record import Spectator
 
 INPUTS = int(os.environ.get("CMBS_FUZZ_INPUTS", "2000"))
 SECONDS = 60  # that no input may take, on however busy a machine
@@ -178,7 +182,7 @@ def read_config(folder: Path, content: bytes) -> None:
     path = folder / "config.json"
     path.write_bytes(content)
     with harmless("config", folder):
-        cli.parse(["--config", str(path)], "", str(path), SUPERVISED)
+        command_line.parse(["--config", str(path)], "", str(path), SUPERVISED)
 
 
 @fuzz(0.15, content=st.one_of(st.binary(max_size=200), st.text().map(lambda t: t.encode("utf-16"))))
@@ -221,16 +225,16 @@ def network() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def setup(network, tiny_data) -> tuple[configs.Config, experiment.Experiment, Callable[[], engine.Training]]:
+def setup(network, tiny_data) -> tuple[config_settings.Config, training_run.Experiment, Callable[[], loop.Training]]:
     """A config, its experiment, and how to make a training of it."""
     model = {"name": SUPERVISED, **TINY_MODEL, "d_model": 4, "video_inputdim": 8, "audio_inputdim": 4}
-    config = configs.build({"model": model}, "test")
+    config = config_files.build({"model": model}, "test")
     reading = Reading(network.predict, "test")
     loss = SupervisedLoss()
-    whole = experiment.Experiment(network, loss, AVEDataset, reading, load_official, ())
+    whole = training_run.Experiment(network, loss, AVEDataset, reading, load_official, ())
 
-    def make() -> engine.Training:
-        return engine.Training(
+    def make() -> loop.Training:
+        return loop.Training(
             network, loss, reading, {"train": SimpleNamespace(in_blocks=False)}, config, Spectator(Path("nowhere"))
         )
 
@@ -309,7 +313,7 @@ def test_checkpoint_with_one_thing_changed(folder, setup, good, number, new):
         return
     generators = torch.get_rng_state()
     with harmless("checkpoint content", folder):
-        content = experiment._load_weights(whole, config, path)
+        content = training_run._load_weights(whole, config, path)
         if content.get("training") is not None:
             make().restore(content["training"])
     torch.set_rng_state(generators)

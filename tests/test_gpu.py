@@ -19,14 +19,16 @@ from model import build_model
 from model.losses import SupervisedLoss
 from model.official import load_official
 from model.prediction import Reading
-from utils import config as configs
-from utils.config import DataSettings
-from utils.engine import train_one_epoch
-from utils.errors import EXIT_DONE
-from utils.meter import Meter
-from utils.recorder import Spectator
-from utils.runtime import StopRequest, dtype_of, seed_everything
-from utils.training import Training
+from utils.base.devices import dtype_of
+from utils.base.errors import EXIT_DONE
+from utils.config import files as config_files
+from utils.config.settings import DataSettings
+from utils.training.loop import train_one_epoch
+from utils.training.meter import Meter
+from utils.training.randomness import seed_everything
+from utils.training.record import Spectator
+from utils.training.state import Training
+from utils.training.stopping import StopRequest
 
 pytestmark = pytest.mark.gpu
 
@@ -44,7 +46,7 @@ def _training(data: Path, folder: Path, device: torch.device, where: str, **trai
         "model": {"name": "supv_main_model", **TINY_MODEL},
         "train": {"batch_size": 5, "print_freq": 1000, "lr": 0.01, **train},
     }
-    config = configs.build(values, "test")
+    config = config_files.build(values, "test")
     seed_everything(0)
     network = without_dropout(build_model(config.model))
     dtype = dtype_of(config.train.precision)

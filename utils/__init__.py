@@ -1,5 +1,5 @@
 """Configuration, checkpoints, the training loop and what records it."""
 
-from utils.packages import require_packages
+from utils.base.packages import require_packages
 
 require_packages()

@@ -1,0 +1,1 @@
+"""Whether a data folder can be trained on."""

@@ -1,0 +1,81 @@
+"""Whether a data folder can be trained on: `python -m dataset.check [--root data] [--weak]`.
+
+`require_trainable` runs the cheap checks of `dataset.check.folder` when a training starts; the command shows
+them as a table, a row a file, and also reads the feature files from end to end for values that aren't
+finite.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from dataset import files
+from dataset.check.folder import FileReport, check_folder, problems
+from dataset.check.scan import scan
+from utils.base.errors import UserError, command
+from utils.base.flags import Parser
+
+
+def _table(reports: dict[str, FileReport]) -> Iterator[str]:
+    rows = [("file", "present", "key", "shape", "type", "finite", "belongs")]
+    for name, report in reports.items():
+        opened = report.shape is not None
+        rows.append(
+            (
+                name,
+                "yes" if report.present else "no",
+                files.key_of(name) if opened and name.endswith(".h5") else "-",
+                " x ".join(map(str, report.shape)) if opened else "-",
+                report.dtype if opened else "-",
+                "-" if report.finite is None else "yes" if report.finite else "NO",
+                "-" if not report.present else "NO" if report.problems else "yes",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m dataset.check", description="Can this data folder be trained on?")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="the data folder (default: %(default)s)")
+    parser.add_argument(
+        "--weak", action="store_true", help="can weakly supervised training start? (default: supervised)"
+    )
+    args = parser.parse_args(argv)
+
+    reports = check_folder(args.root)
+    for name in files.FEATURES:
+        report = reports[name]
+        if report.shape is not None:
+            try:
+                found = scan(args.root / name)
+            except UserError as error:  # damaged inside, where opening it didn't look
+                found = [str(error)]
+            report.finite = not found
+            report.problems += found
+    print(*_table(reports), sep="\n")
+    for_supervised, for_weak = problems(reports, weak=False), problems(reports, weak=True)
+    _print_list("Problems", for_supervised)
+    _print_list("Problems for weakly supervised training alone", [p for p in for_weak if p not in for_supervised])
+    _print_list("Worth knowing", [note for report in reports.values() for note in report.notes])
+    print(f"\nSupervised training: {_verdict(for_supervised)}\nWeakly supervised training: {_verdict(for_weak)}")
+    if found := for_weak if args.weak else for_supervised:
+        others = f" (and {len(found) - 1} more, see the list)" if len(found) > 1 else ""
+        raise UserError(f"{found[0]}{others}")
+
+
+def _print_list(title: str, lines: list[str]) -> None:
+    if lines:
+        print(f"\n{title}:", *(f"- {line}" for line in lines), sep="\n")
+
+
+def _verdict(found: list[str]) -> str:
+    return f"cannot start, {len(found)} to mend" if found else "can start"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,338 @@
+"""One look at a data folder: what each file is, and whether the files belong together.
+
+Do the row counts agree, is every row of a split in range, are the splits disjoint, are the labels one-hot,
+and do they say what `Annotations.txt` says? Sizes (clips, segments, grid, categories) are read from the
+files, so that other data sets in this format are held to the same rules. No feature is read.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dataset import files, labels
+from utils.base.errors import UserError
+
+MINIMUM_SEGMENTS = 4  # both networks average a category over its 4 highest segments
+
+
+# The published labels.h5 differs from Annotations.txt in a few clips that carry two events; labels of
+# another data set, or rows in another order, differ nearly everywhere.
+DISAGREEMENT = 0.05
+
+
+# A segment with two categories at once isn't one-hot, but doesn't keep a training from starting.
+NOT_ONE_HOT = 0.01
+
+
+WEAK_FILES = (files.CLIP_LABELS, files.NOISY_VISUAL, files.NOISY_AUDIO, files.NOISY_LABELS)
+
+
+ORDERS = tuple(files.order_file(split) for split in files.SPLITS)
+
+
+EVERY_FILE = (files.VISUAL, files.AUDIO, files.LABELS, files.ANNOTATIONS, *ORDERS, *WEAK_FILES)
+
+
+OTHER_DATA = "the files belong to different data sets; put the files of one data set together"
+
+
+@dataclass
+class FileReport:
+    """What is known of one file of a data folder.
+
+    `shape` and `dtype` are None where the file can't be used, `finite` is None until its values were read
+    (looking at a folder reads the small files only). A problem keeps a training from starting, a note
+    doesn't; each is one line with the fix in it.
+    """
+
+    present: bool
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+    finite: bool | None = None
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_folder(root: str | os.PathLike, splits: tuple[str, ...] = files.SPLITS) -> dict[str, FileReport]:
+    """Open every file of a data folder and hold it against the others: file name -> FileReport.
+
+    A split's order file may only be absent when the split isn't one of `splits`. Raises UserError when
+    there is no such folder; what is wrong with a file stands in its report.
+    """
+    root = Path(root)
+    if not os.path.isdir(root):
+        raise UserError(f"{root}: no such folder; {files.HOW_TO_GET_DATA}")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise UserError(f"{root}: you have no permission to read this folder; change its permissions")
+    return _Folder(root, splits).reports
+
+
+class _Folder:
+    """One look at a data folder. `reports` is the outcome; the rest is what the checks share."""
+
+    def __init__(self, root: Path, splits: tuple[str, ...]) -> None:
+        self.root = root
+        self.reports = {name: FileReport(present=os.path.lexists(root / name)) for name in EVERY_FILE}
+        self.wanted_orders = [files.order_file(split) for split in splits]
+        self.annotations = self._read_annotations()
+        self.arrays: dict[str, np.ndarray] = {}
+        for name, report in self.reports.items():
+            if name != files.ANNOTATIONS and (report.present or self._is_needed(name)):
+                values = self._read_array(name)
+                if values is not None:
+                    self.arrays[name] = values
+        self.columns = self._label_columns()
+        self._check_features()
+        self._check_segment_labels()
+        self._check_clip_labels()
+        self._check_annotations()
+        self._check_splits()
+        self._check_background_only()
+
+    # Reading
+
+    def _read_annotations(self) -> list[labels.Annotation] | None:
+        report = self.reports[files.ANNOTATIONS]
+        if not report.present:
+            if self.reports[files.LABELS].present:
+                self._note(
+                    files.ANNOTATIONS,
+                    "not there, so categories and clips have no names; `python -m dataset.download` fetches AVE's",
+                )
+            return None
+        try:
+            annotations = labels.read_annotations(self.root / files.ANNOTATIONS)
+        except UserError as error:
+            report.problems.append(str(error))
+            return None
+        report.shape, report.dtype = (len(annotations),), "text"
+        return annotations
+
+    def _read_array(self, name: str) -> np.ndarray | None:
+        """The array of a small file; None for a feature file and for a file that can't be used."""
+        report, path = self.reports[name], self.root / name
+        try:
+            with files.open_array(path) as array:
+                shape, dtype = array.shape, str(array.dtype)
+            if name not in ORDERS and 0 in shape:
+                raise UserError(f"{path}: is empty (shape {list(shape)}); fetch or make the file again")
+            values = None
+            if name in ORDERS:
+                values = files.read_order(self.root, files.SPLITS[ORDERS.index(name)])
+            elif name not in files.FEATURES:
+                values = files.read_array(path)
+            if values is not None:
+                report.finite = bool(np.isfinite(values).all())
+        except UserError as error:
+            report.problems.append(str(error))
+            return None
+        report.shape, report.dtype = shape, dtype
+        return values
+
+    def _is_needed(self, name: str) -> bool:
+        """Whether the absence of the array file `name` is a problem."""
+        if name in (files.LABELS, files.CLIP_LABELS) and self.reports[files.ANNOTATIONS].present:
+            self._note(name, f"not there, so its labels follow from {files.ANNOTATIONS}")
+            return False
+        return name not in ORDERS or name in self.wanted_orders
+
+    def _label_columns(self) -> tuple[int, str] | None:
+        """C+1 and the file that says so: the segment labels, or else the annotations."""
+        if files.LABELS in self.arrays:
+            return self.arrays[files.LABELS].shape[-1], files.LABELS
+        if self.annotations is not None:
+            return len(labels.category_names(self.annotations)) + 1, files.ANNOTATIONS
+        return None
+
+    def _size(self, dimension: int) -> tuple[int, str] | None:
+        """Clips (dimension 0) or segments a clip (1), and the first file that says so."""
+        for name in (files.VISUAL, files.AUDIO, files.LABELS):
+            shape = self.reports[name].shape
+            if shape is not None:
+                return shape[dimension], name
+        return None
+
+    # Checking
+
+    def _agree(self, name: str, what: str, found: int, wanted: tuple[int, str] | None) -> bool:
+        """Report a count of the file `name` that another file contradicts; whether they agree."""
+        if wanted is None or found == wanted[0]:
+            return True
+        self._problem(name, f"has {found} {what}, but {wanted[1]} has {wanted[0]}; {OTHER_DATA}")
+        return False
+
+    def _problem(self, name: str, text: str) -> None:
+        self.reports[name].problems.append(f"{self.root / name}: {text}")
+
+    def _note(self, name: str, text: str) -> None:
+        self.reports[name].notes.append(f"{self.root / name}: {text}")
+
+    def _check_features(self) -> None:
+        for name, main in ((files.AUDIO, None), (files.NOISY_VISUAL, files.VISUAL), (files.NOISY_AUDIO, files.AUDIO)):
+            shape = self.reports[name].shape
+            if shape is None:
+                continue
+            if main is None:
+                self._agree(name, "clips", shape[0], self._size(0))
+                self._agree(name, "segments a clip", shape[1], self._size(1))
+            elif (main_shape := self.reports[main].shape) is not None and shape[1:] != main_shape[1:]:
+                self._problem(
+                    name, f"its clips are {list(shape[1:])}, but those of {main} {list(main_shape[1:])}; {OTHER_DATA}"
+                )
+        segments = self._size(1)
+        if segments is not None and segments[0] < MINIMUM_SEGMENTS:
+            self._problem(
+                segments[1],
+                f"has {segments[0]} segments a clip, but training needs at least {MINIMUM_SEGMENTS}; cut longer clips",
+            )
+
+    def _check_segment_labels(self) -> None:
+        if (array := self.arrays.get(files.LABELS)) is None:
+            return
+        agree = self._agree(files.LABELS, "clips", len(array), self._size(0))
+        agree &= self._agree(files.LABELS, "segments a clip", array.shape[1], self._size(1))
+        if not self._check_one_hot(files.LABELS, array) or self.annotations is None or not agree:
+            return
+        try:
+            expected = labels.labels_from_annotations(self.root / files.ANNOTATIONS, segments=array.shape[1])
+        except UserError as error:
+            self.reports[files.ANNOTATIONS].problems.append(str(error))
+            return
+        if expected.shape == array.shape:
+            self._compare(files.LABELS, (expected != array).any(axis=(1, 2)), files.ANNOTATIONS)
+
+    def _check_clip_labels(self) -> None:
+        if (array := self.arrays.get(files.CLIP_LABELS)) is None:
+            return
+        agree = self._agree(files.CLIP_LABELS, "clips", len(array), self._size(0))
+        agree &= self._agree(files.CLIP_LABELS, "label columns", array.shape[1], self.columns)
+        if not self._check_one_hot(files.CLIP_LABELS, array) or not agree:
+            return
+        if self.annotations is not None and len(self.annotations) == len(array):
+            expected = labels.clip_labels_from_annotations(self.root / files.ANNOTATIONS)
+            if expected.shape == array.shape:
+                self._compare(files.CLIP_LABELS, (expected != array).any(axis=1), files.ANNOTATIONS)
+        elif (segment_labels := self.arrays.get(files.LABELS)) is not None and len(segment_labels) == len(array):
+            occurs = segment_labels.max(axis=1)
+            occurs[:, -1] = ~occurs[:, :-1].any(axis=1)  # background is a clip's label only without any event
+            self._compare(files.CLIP_LABELS, (array * occurs).sum(axis=1) == 0, files.LABELS)
+
+    def _check_annotations(self) -> None:
+        if self.annotations is None:
+            return
+        self._agree(files.ANNOTATIONS, "annotations, one a clip,", len(self.annotations), self._size(0))
+        if files.LABELS in self.arrays:
+            columns = len(labels.category_names(self.annotations)) + 1
+            self._agree(files.ANNOTATIONS, "categories with background", columns, self.columns)
+        elif (segments := self._size(1)) is not None:
+            try:
+                labels.labels_from_annotations(self.root / files.ANNOTATIONS, segments=segments[0])
+            except UserError as error:
+                self.reports[files.ANNOTATIONS].problems.append(str(error))
+
+    def _check_splits(self) -> None:
+        for name in ORDERS:
+            if name in self.arrays:
+                self._check_rows(name, self.arrays[name])
+        for i, name in enumerate(ORDERS):
+            for other in ORDERS[:i]:
+                if name in self.arrays and other in self.arrays:
+                    shared = np.intersect1d(self.arrays[name], self.arrays[other])
+                    if shared.size:
+                        self._problem(
+                            name,
+                            f"shares {shared.size} clips with {other} (row {shared[0]}), but splits must be disjoint; "
+                            f"take both files from one data set",
+                        )
+
+    def _check_rows(self, name: str, rows: np.ndarray) -> None:
+        if rows.size == 0:
+            self._problem(name, f"lists no clip; {files.HOW_TO_GET_DATA}")
+            return
+        clips = self._size(0)
+        if clips is not None and rows.max() >= clips[0]:
+            self._problem(name, f"lists row {rows.max()}, but {clips[1]} has only {clips[0]} clips; {OTHER_DATA}")
+        values, counts = np.unique(rows, return_counts=True)
+        if (counts > 1).any():
+            repeated = values[counts > 1]
+            self._problem(name, f"lists {repeated.size} rows more than once (row {repeated[0]}); list each clip once")
+
+    def _check_background_only(self) -> None:
+        counted = [
+            (name, self.reports[name].shape[0])
+            for name in (files.NOISY_VISUAL, files.NOISY_AUDIO, files.NOISY_LABELS)
+            if self.reports[name].shape is not None
+        ]
+        for name, clips in counted[1:]:
+            self._agree(name, "background-only clips", clips, (counted[0][1], counted[0][0]))
+        if (array := self.arrays.get(files.NOISY_LABELS)) is None:
+            return
+        self._agree(files.NOISY_LABELS, "label columns", array.shape[1], self.columns)
+        if self._check_one_hot(files.NOISY_LABELS, array) and not (array[:, -1] == 1).all():
+            row = int(np.argmin(array[:, -1]))
+            self._problem(
+                files.NOISY_LABELS,
+                f"row {row} is labelled {int(array[row].argmax())}, but every clip of this file must be "
+                f"background ({array.shape[1] - 1}, the last column); fetch or make the file again",
+            )
+
+    def _check_one_hot(self, name: str, array: np.ndarray) -> bool:
+        """Report labels that aren't one-hot; whether they can be used."""
+        by_label = array.reshape(-1, array.shape[-1])
+        labels_a_row = len(by_label) // len(array)
+        wrong = ~((by_label == 0) | (by_label == 1)).all(axis=1)
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            self._problem(
+                name, f"row {first // labels_a_row} holds values other than 0 and 1; labels are one-hot: make it again"
+            )
+            return False
+        ambiguous = by_label.sum(axis=1) != 1
+        if not ambiguous.any():
+            return True
+        text = (
+            f"{ambiguous.sum()} of {len(by_label)} labels name no category or several "
+            f"(first in row {int(np.argmax(ambiguous)) // labels_a_row})"
+        )
+        if ambiguous.mean() > NOT_ONE_HOT:
+            self._problem(name, f"{text}; labels are one-hot: make it again")
+            return False
+        self._note(name, f"{text}; the network learns the first of them")
+        return True
+
+    def _compare(self, name: str, differs: np.ndarray, other: str) -> None:
+        """Report clips (`differs`, [N] bool) whose labels in the file `name` contradict the file `other`."""
+        rows = np.flatnonzero(differs)
+        if not rows.size:
+            return
+        listed = ", ".join(map(str, rows[:5])) + (", ..." if rows.size > 5 else "")
+        text = f"differs from {other} in {rows.size} of {len(differs)} clips (rows {listed})"
+        if differs.mean() > DISAGREEMENT:
+            self._problem(
+                name, f"{text}; one of the two is of another data set, or numbers clips or categories in another order"
+            )
+        else:
+            self._note(name, f"{text}; training uses {name}")
+
+
+def require_trainable(root: str | os.PathLike, weak: bool, splits: tuple[str, ...] = files.SPLITS) -> None:
+    """Raise UserError with the first thing that keeps a training on the folder `root` from starting.
+
+    No feature is read, so this takes a fraction of a second on AVE.
+
+    Args:
+        weak: whether the weakly supervised setting is wanted, which needs the weak files too.
+        splits: the splits that the run will use.
+    """
+    found = problems(check_folder(root, splits), weak)
+    if found:
+        raise UserError(found[0])
+
+
+def problems(reports: dict[str, FileReport], weak: bool) -> list[str]:
+    """The problems that matter for one setting, in the order of the files."""
+    return [line for name, report in reports.items() if weak or name not in WEAK_FILES for line in report.problems]

@@ -1,0 +1,44 @@
+"""Reading a feature file from end to end, for values that aren't finite and clips that were never filled."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset import files
+
+# A black or silent clip may have features of zero; so many in succession are a file that was never filled, such
+# as one whose download was interrupted after its space had been allocated.
+ZERO_CLIPS = 10
+
+
+def scan(path: str | os.PathLike) -> list[str]:
+    """Read a feature file from end to end, in bounded memory, with progress: what is wrong with its values.
+
+    Returns problems (one line each): values that aren't finite, or clips that were never filled. Raises
+    UserError as `files.open_array`.
+    """
+    not_finite, zero = [], []
+    with files.open_array(path) as array:
+        clips, size = array.shape[0], array.size * array.dtype.itemsize
+    with tqdm(total=size, desc=f"scanning {path}", unit="B", unit_scale=True, disable=None) as progress:
+        for start, block in files.read_blocks(path):
+            by_clip = block.reshape(len(block), -1)
+            not_finite += (start + np.flatnonzero(~np.isfinite(by_clip).all(axis=1))).tolist()
+            zero += (start + np.flatnonzero(~by_clip.any(axis=1))).tolist()
+            progress.update(block.nbytes)
+    found = []
+    if not_finite:
+        found.append(
+            f"{path}: {len(not_finite)} of {clips} clips hold NaN or infinity (first in row {not_finite[0]}); "
+            f"the file is damaged or was saved in a type too small for its values: fetch or convert it again"
+        )
+    unfilled = max(np.split(zero, 1 + np.flatnonzero(np.diff(zero) > 1)), key=len)
+    if len(unfilled) >= ZERO_CLIPS:
+        found.append(
+            f"{path}: rows {unfilled[0]:.0f} to {unfilled[-1]:.0f} are nothing but zeros, they were never filled; "
+            f"fetch or make it again"
+        )
+    return found

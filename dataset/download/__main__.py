@@ -1,0 +1,35 @@
+"""Fetch and verify the AVE files: `python -m dataset.download [--to data] [--weak] [--checkpoints] [--videos]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from dataset.download import sources
+from dataset.download.fetch import download
+from utils.base.errors import command
+from utils.base.flags import Parser
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m dataset.download", description="Fetch and verify the AVE files.")
+    parser.add_argument("--to", type=Path, default=Path("data"), help="the data folder (default: %(default)s)")
+    parser.add_argument("--weak", action="store_true", help="also what weakly supervised training needs (0.4 GB)")
+    parser.add_argument("--checkpoints", action="store_true", help="also the authors' two checkpoints, into Exps")
+    parser.add_argument("--videos", action="store_true", help="also the raw videos, into the data folder's videos")
+    args = parser.parse_args(argv)
+
+    wanted = [*sources.SUPERVISED]
+    for asked, group in (
+        (args.weak, sources.WEAK),
+        (args.checkpoints, sources.CHECKPOINTS),
+        (args.videos, sources.RAW_VIDEOS),
+    ):
+        if asked:
+            wanted += group
+    download(wanted, args.to)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Whether a fetched file is what it should be: opened at least, and read to its end before it is trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import torch
+
+from dataset import files
+from dataset.check.scan import scan
+from utils.base.errors import UserError
+
+
+def readable(path: Path) -> None:
+    """Raise UserError when a file isn't of the kind that its name says: a web page, truncated, of another key or shape.
+
+    A file is opened, not read, except for a checkpoint.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that or remove it") from error
+    if path.suffix == ".h5":
+        with files.open_array(path):
+            return
+    if not head:
+        raise UserError(f"{path}: is empty; fetch it again")
+    if files.is_web_page(head):
+        raise UserError(f"{path}: is an HTML page, {files.WHY_WEB_PAGE}; fetch it again later")
+    if path.suffix == ".tar":
+        _checkpoint(path)
+    elif path.suffix == ".zip" and not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: is not a whole zip archive; fetch it again")
+
+
+def sound(path: Path, blob: str | None) -> None:
+    """Read a file to its end; raise UserError when it isn't what was published, or can't be used.
+
+    With a git blob id `blob` the content must have it; a feature file must hold finite values; an
+    archive must be free of errors.
+    """
+    readable(path)
+    if blob is not None and (found := blob_id(path)) != blob:
+        raise UserError(
+            f"{path}: isn't the published file (git blob {found[:10]} instead of {blob[:10]}); fetch it again"
+        )
+    if path.name in files.FEATURES and (problems := scan(path)):
+        raise UserError(problems[0])
+    if path.suffix == ".zip":
+        _archive(path)
+
+
+def blob_id(path: str | os.PathLike) -> str:
+    """Git's id of a file's content, as `git hash-object FILE` says it. Reads the file into memory: small files."""
+    content = Path(path).read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _checkpoint(path: Path) -> None:
+    """Raise UserError unless the file is a dict of tensors whose values are finite."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises nearly anything for a damaged file
+        raise UserError(f"{path}: is not a checkpoint that can be read ({str(error)[:80]}); fetch it again") from error
+    tensors = [value for value in state.values() if torch.is_tensor(value)] if isinstance(state, dict) else []
+    if not tensors:
+        raise UserError(f"{path}: holds no weights; fetch it again")
+    if not all(torch.isfinite(tensor).all() for tensor in tensors):
+        raise UserError(f"{path}: holds NaN or infinity; fetch it again")
+
+
+def _archive(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        raise UserError(f"{path}: is a damaged zip archive ({error}); fetch it again") from error
+    if damaged is not None:
+        raise UserError(f"{path}: is a damaged zip archive (in {damaged}); fetch it again")

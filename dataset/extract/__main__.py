@@ -1,0 +1,49 @@
+"""From video files to a data folder: `python -m dataset.extract VIDEOS... --to DIR [--annotations FILE]`.
+
+A row of the folder is a video or, with annotations, a line of the annotation file whose id is a video's name
+without its ending. `dataset.extract.data_folder` does the work.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from dataset.check.folder import MINIMUM_SEGMENTS
+from dataset.extract.flags import add_feature_flags, names_of_weights
+from dataset.labels import SEGMENTS
+from utils.base.errors import UserError, command
+from utils.base.flags import Parser
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m dataset.extract", description="Video files -> a data folder.")
+    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="a video, or a folder of videos")
+    parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="the data folder to make or go on with")
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="lines of category&id&quality&start&end")
+    parser.add_argument("--seconds", type=int, default=SEGMENTS, help="segments of a clip (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="videos decoded ahead at once (default: %(default)s)")
+    add_feature_flags(parser)
+    args = parser.parse_args(argv)
+    if args.seconds < MINIMUM_SEGMENTS:
+        raise UserError(f"--seconds {args.seconds}: the networks need clips of at least {MINIMUM_SEGMENTS} segments")
+    if args.workers < 1:
+        raise UserError(f"--workers {args.workers}: give at least 1")
+    # Only now: a package of requirements-video.txt that is missing becomes a one-line error, and --help is quick.
+    from dataset.extract import data_folder
+
+    vgg19, vggish = names_of_weights(args)
+    data_folder.extract(
+        args.videos,
+        args.to,
+        args.annotations,
+        data_folder.Making(args.seconds, vgg19, vggish),
+        gpu=args.gpu,
+        batch=args.batch_size,
+        workers=args.workers,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is in a data folder, in numbers and a figure."""

@@ -1,0 +1,1 @@
+"""Generated clips in the AVE format."""

@@ -1,0 +1,275 @@
+"""python -m dataset.extract: from video files to a data folder that the networks read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("av", reason="videos need the packages of requirements-video.txt")
+os.environ["KERAS_BACKEND"] = "torch"  # without it Keras looks for TensorFlow
+pytest.importorskip("keras", reason="features need the packages of requirements-video.txt")
+
+from made_features import generated_extractor
+from made_videos import moving_disc, steady, tone, write_video
+
+from dataset import files, labels
+from dataset.ave import AVEDataset
+from dataset.check import __main__ as check_command
+from dataset.extract import __main__ as extract_command
+from dataset.extract import data_folder
+from dataset.extract.features import Features
+from dataset.extract.video import read_clip
+from model import build_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under numpy 2
+
+LINES = "Dog&a&good&1&3\nBell&b&good&0&4\nDog&c&good&2&2\nBell&a&good&0&2\n"  # a has two lines
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Three videos of 4 s, 1 frame a second, and one file that is none."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name, start in (("a", 1), ("b", 0), ("c", 2)):
+        write_video(folder / f"{name}.mp4", steady(4, 1), tone(4, start, start + 1), picture=moving_disc, rate=1)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text(LINES)
+    return path
+
+
+class QuickExtractor:
+    """Features that tell clips apart without running the networks; `made` counts them."""
+
+    made = 0
+
+    def __init__(self, *args):
+        pass
+
+    def __call__(self, clip):
+        QuickExtractor.made += 1
+        by_frame = np.full((len(clip.frames), 7, 7, 512), clip.frames.mean(), np.float32)
+        loudness = np.abs(clip.waveform.reshape(len(clip.index), -1)).mean(1)
+        return Features(by_frame[clip.index].mean(1), np.repeat(loudness[:, None], 128, 1).astype(np.float32))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    QuickExtractor.made = 0
+    monkeypatch.setattr(data_folder, "FeatureExtractor", QuickExtractor)
+    return QuickExtractor
+
+
+def run(*arguments):
+    return extract_command.main([*map(str, arguments), "--seconds", "4", "--weights", "generated", "--gpu", "cpu"])
+
+
+def read(root, name):
+    return files.read_array(root / name)
+
+
+def test_from_videos_to_the_networks_answer(tmp_path, videos, annotations, monkeypatch, capsys):
+    """The whole path with the real architectures: mp4 -> HDF5 -> AVEDataset -> network."""
+    monkeypatch.setattr(data_folder, "FeatureExtractor", lambda *_: generated_extractor())
+    root = tmp_path / "out"
+    for name in "abc":  # one picture each keeps this quick
+        write_video(videos / f"{name}.mp4", steady(4, 0.25), tone(4, 1, 2), picture=moving_disc, rate=Fraction(1, 4))
+    assert run(videos, "--to", root, "--annotations", annotations) == 0
+    said = capsys.readouterr().out
+    assert "4 clips of 4 segments" in said
+    assert f"python -m dataset.check --root {root}" in said
+
+    assert check_command.main(["--root", str(root)]) == 0
+    assert "Supervised training: can start" in capsys.readouterr().out
+
+    split = AVEDataset(root, "train")
+    visual, audio, label = split[0]
+    assert (visual.shape, audio.shape, label.shape) == ((4, 7, 7, 512), (4, 128), (4, 3))
+    expected = generated_extractor()(read_clip(videos / "a.mp4", 4))
+    stored = read(root, files.VISUAL)
+    np.testing.assert_allclose(stored[0], expected.visual, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(stored[0], stored[3], "two lines of one video have its features")
+    network = build_model({"name": "supv_main_model", "categories": 2}).eval()
+    with torch.inference_mode():
+        output = network(visual[None], audio[None])
+    assert output.event_logits.shape == (1, 4)
+    assert torch.isfinite(output.category_logits).all()
+
+
+def test_rows_are_the_annotations_lines(tmp_path, videos, annotations, quick, capsys):
+    root = tmp_path / "out"
+    assert run(videos, "--to", root, "--annotations", annotations) == 0
+    assert (root / files.ANNOTATIONS).read_text() == LINES
+    names = labels.clip_names(root, 2)
+    assert names.categories == ["Dog", "Bell"]
+    assert names.ids == ["a", "b", "c", "a"]
+    loudest = read(root, files.AUDIO)[:, :, 0].argmax(1)
+    assert loudest.tolist() == [1, 0, 2, 1]
+    record = json.loads((root / data_folder.RECORD).read_text())
+    assert [row["id"] for row in record["rows"]] == names.ids
+    assert record["vggish"] == "generated"
+    rows = [files.read_order(root, split).tolist() for split in files.SPLITS]
+    assert sorted(row for split in rows for row in split) == [0, 1, 2, 3]
+    assert all(rows)
+    assert any({0, 3} <= set(split) for split in rows), "a video is on one side of the split only"
+    assert "broken" in capsys.readouterr().out, "a video without a line is named"
+
+
+def test_a_broken_video_is_reported_and_left_out(tmp_path, videos, quick, capsys):
+    root = tmp_path / "out"
+    assert run(videos, "--to", root) == 0
+    said = capsys.readouterr().out
+    assert "left out" in said
+    assert "broken.mp4: is no video" in said
+    assert "3 clips of 4 segments" in said
+    assert "1 left out" in said
+    record = json.loads((root / data_folder.RECORD).read_text())
+    assert [row["id"] for row in record["rows"]] == ["a", "b", "c"]
+    assert "broken.mp4" in record["left_out"][0]
+    assert len(read(root, files.VISUAL)) == 3
+    assert not (root / files.ANNOTATIONS).exists()
+
+
+def test_lines_of_a_broken_video_are_dropped(tmp_path, videos, quick, annotations):
+    annotations.write_text("Cat&broken&good&0&1\n" + LINES)
+    root = tmp_path / "out"
+    assert run(videos, "--to", root, "--annotations", annotations) == 0
+    assert (root / files.ANNOTATIONS).read_text() == LINES
+    assert len(read(root, files.AUDIO)) == 4
+
+
+def test_it_goes_on_where_it_was(tmp_path, videos, quick, monkeypatch, capsys):
+    root = tmp_path / "out"
+
+    class Interrupted(QuickExtractor):
+        def __call__(self, clip):
+            if QuickExtractor.made == 2:
+                raise KeyboardInterrupt
+            return super().__call__(clip)
+
+    monkeypatch.setattr(data_folder, "FeatureExtractor", Interrupted)
+    assert run(videos, "--to", root) == 130
+    assert sorted(path.name for path in (root / "clips").iterdir()) == ["a.npz", "b.npz"]
+    assert not (root / files.VISUAL).exists()
+
+    monkeypatch.setattr(data_folder, "FeatureExtractor", QuickExtractor)
+    assert run(videos, "--to", root) == 0
+    assert QuickExtractor.made == 3, "only the third clip was left to do"
+    assert "2 of them done before" in capsys.readouterr().out
+
+    first = read(root, files.AUDIO)
+    assert run(videos, "--to", root) == 0
+    assert QuickExtractor.made == 3
+    np.testing.assert_array_equal(read(root, files.AUDIO), first)
+
+
+def test_a_changed_video_or_setting_or_a_damaged_clip_is_done_again(tmp_path, videos, quick):
+    root = tmp_path / "out"
+    assert run(videos, "--to", root) == 0
+    write_video(videos / "a.mp4", steady(4, 1), tone(4, 3, 4), picture=moving_disc, rate=1)
+    (root / "clips" / "b.npz").write_bytes(b"PK damaged")
+    assert run(videos, "--to", root) == 0
+    assert QuickExtractor.made == 5
+    assert read(root, files.AUDIO)[0, :, 0].argmax() == 3
+    assert extract_command.main([str(videos), "--to", str(root), "--seconds", "5", "--weights", "generated"]) == 0
+    assert QuickExtractor.made == 8
+    assert read(root, files.VISUAL).shape[1] == 5
+
+
+def test_decoding_ahead_keeps_the_order_and_is_bounded(videos, monkeypatch):
+    started = []
+
+    def note_start(path, seconds, threads):
+        started.append(path.stem)
+        return path.stem
+
+    monkeypatch.setattr(data_folder, "read_clip", note_start)
+    many = {str(i): videos / f"{i}.mp4" for i in range(20)}
+    ahead = data_folder.decoded_ahead(many, 4, workers=2)
+    assert next(ahead) == ("0", "0")
+    assert len(started) <= 3, "a clip in hand and three waiting at most"
+    assert [id for id, _ in ahead] == [str(i) for i in range(1, 20)]
+    assert started == list(many)
+
+
+def test_a_split_made_by_hand_stays(tmp_path, videos, quick, annotations, capsys):
+    root = tmp_path / "out"
+    assert run(videos, "--to", root, "--annotations", annotations) == 0
+    with h5py.File(root / files.order_file("train"), "w") as file:
+        file[files.ORDER_KEY] = np.array([2])
+    assert run(videos, "--to", root, "--annotations", annotations) == 0
+    assert files.read_order(root, "train").tolist() == [2]
+    assert "keeps its train, val and test rows" in capsys.readouterr().out
+
+
+def mistakes(tmp_path, videos, annotations):
+    other = tmp_path / "other"
+    other.mkdir()
+    write_video(other / "a.mp4", steady(4, 1), rate=1)
+    late = tmp_path / "late.txt"
+    late.write_text("Dog&a&good&0&9\n")
+    unknown = tmp_path / "unknown.txt"
+    unknown.write_text("Dog&x&good&0&2\n")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    foreign = tmp_path / "ave"
+    foreign.mkdir()
+    (foreign / files.VISUAL).write_bytes(b"7.7 GB that took a night to download")
+    out = ["--to", tmp_path / "out"]
+    return [
+        ([tmp_path / "none.mp4", *out], "none.mp4: no such video"),
+        ([empty, *out], "holds no video"),
+        ([videos, other, *out], "have the same name 'a'"),
+        ([videos / "broken.mp4", *out], "none of the 1 videos can be read"),
+        ([videos, *out, "--annotations", tmp_path / "none.txt"], "none.txt: no such file"),
+        ([videos, *out, "--annotations", unknown], "names none of the 4 videos"),
+        ([videos, *out, "--annotations", late], "ends at 9 s, but a clip has 4"),
+        ([videos, "--to", foreign], "is there already and not from this command"),
+        ([videos, *out, "--workers", "0"], "--workers 0"),
+        ([videos, *out, "--batch_size", "0"], "--batch_size 0"),
+    ]
+
+
+def test_mistakes_are_one_line_that_says_how_to_mend_them(tmp_path, videos, annotations, quick, capsys):
+    for arguments, message in mistakes(tmp_path, videos, annotations):
+        assert run(*arguments) == 2, message
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+    assert (tmp_path / "ave" / files.VISUAL).read_bytes().startswith(b"7.7 GB")
+
+
+def test_annotations_once_given_are_asked_for_again(tmp_path, videos, annotations, quick, capsys):
+    root = tmp_path / "out"
+    assert run(videos, "--to", root, "--annotations", annotations) == 0
+    assert run(videos, "--to", root) == 2
+    assert "was made with annotations" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["av", "keras"])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(package):
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; from dataset.extract import __main__ as extract; "
+        "sys.exit(extract.main(['video.mp4', '--to', 'nowhere']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"package {package}:" in done.stderr
+    assert "pip install -r requirements-video.txt" in done.stderr

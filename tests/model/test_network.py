@@ -1,0 +1,150 @@
+"""The networks beyond the golden shapes: other sizes, autocast, initial weights, and readings of their outputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TINY_MODEL
+
+from model import build_model
+from model.cmbs import WeaklySupervisedCMBS, WeakOutput
+from model.dropout import Dropout
+from model.losses import SupervisedLoss, WeakLoss
+from utils.base.errors import UserError
+
+SETTINGS = ("supv_main_model", "weak_main_model")
+
+
+@pytest.mark.parametrize(("name", "millions"), [("supv_main_model", 9.2), ("weak_main_model", 9.4)])
+def test_only_used_parts_have_parameters(name, millions):
+    network = build_model({"name": name})
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+    visual, audio = torch.rand(2, 10, 2, 2, 512), torch.rand(2, 10, 128)
+    sum(x.square().sum() for x in network(visual, audio)).backward()
+    without = [key for key, p in network.named_parameters() if p.grad is None]
+    assert not without
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    ("batch", "segments", "grid", "categories"), [(1, 10, (7, 7), 28), (2, 4, (1, 1), 3), (3, 13, (5, 2), 141)]
+)
+def test_shapes(name, batch, segments, grid, categories):
+    network = build_model({"name": name, **TINY_MODEL, "categories": categories})
+    output, explanation = network.explain(torch.rand(batch, segments, *grid, 16), torch.rand(batch, segments, 8))
+    columns = categories if name == SETTINGS[0] else categories + 1
+    wanted = {
+        "event_logits": (batch, segments),
+        "gate": (batch, segments),
+        "category_logits": (batch, columns),
+        "av_category_logits": (batch, columns),
+        "category_probs": (batch, columns),
+    }
+    for field in output._fields:
+        assert getattr(output, field).shape == wanted[field], field
+    assert explanation.attention.shape == (batch, segments, *grid)
+    torch.testing.assert_close(explanation.attention.sum((2, 3)), torch.ones(batch, segments))
+    prediction = network.predict(output, explanation)
+    assert prediction.segments.shape == prediction.event_probability.shape == (batch, segments)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_clip_does_not_depend_on_its_batch(name):
+    network = build_model({"name": name, **TINY_MODEL}).double().eval()
+    visual, audio = torch.rand(5, 10, 3, 3, 16).double(), torch.rand(5, 10, 8).double()
+    together = network(visual, audio)
+    for i in range(5):
+        for ours, alone in zip(together, network(visual[i : i + 1], audio[i : i + 1]), strict=True):
+            torch.testing.assert_close(ours[i : i + 1], alone, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_trains_under_autocast(name):
+    network = build_model({"name": name, **TINY_MODEL})
+    loss = SupervisedLoss() if name == SETTINGS[0] else WeakLoss()
+    labels = torch.eye(4)[torch.randint(0, 4, (3, 10) if name == SETTINGS[0] else (3,))]
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = loss(network(torch.rand(3, 10, 3, 3, 16), torch.rand(3, 10, 8)), labels)
+    assert all(term.dtype == torch.float32 for term in terms.values())
+    terms["total"].backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_encoder_layers_start_equal(name):
+    network = build_model({"name": name, **TINY_MODEL})
+    for encoder in (network.visual_encoder, network.audio_encoder):
+        first, second = (layer.state_dict() for layer in encoder.encoder.layers)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_supervised_prediction_is_background_where_no_event():
+    network = build_model({"name": "supv_main_model", **TINY_MODEL})
+    output = network(torch.rand(2, 10, 2, 2, 16), torch.rand(2, 10, 8))
+    logits = torch.tensor([[1.0, -1.0] * 5, [-1.0] * 10])
+    prediction = network.predict(output._replace(event_logits=logits))
+    assert (prediction.segments[0, 1::2] == 3).all()
+    assert (prediction.segments[0, 0::2] == output.category_logits[0].argmax()).all()
+    assert (prediction.segments[1] == 3).all()
+
+
+def test_weak_readings_of_the_gate():
+    gate = torch.tensor([[0.1, 0.4, 0.6, 0.9]])
+    output = WeakOutput(gate, torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([[0.2, 0.5, 0.3]]))
+    predict = WeaklySupervisedCMBS.predict
+    assert predict(output).segments.tolist() == [[1, 1, 1, 1]]  # the authors': sigma of a probability is above 0.5
+    assert predict(output, gate_threshold=0.5).segments.tolist() == [[2, 2, 1, 1]]
+
+
+def test_loss_reads_labels_as_the_authors_do():
+    """A clip with two events counts as the category with the larger index."""
+    network = build_model({"name": "supv_main_model", **TINY_MODEL})
+    output = network(torch.rand(1, 10, 2, 2, 16), torch.rand(1, 10, 8))
+    labels = torch.eye(4)[torch.tensor([[0, 0, 2, 3, 3, 3, 3, 3, 3, 3]])]
+    terms = SupervisedLoss()(output, labels)
+    category = torch.nn.functional.cross_entropy(output.category_logits, torch.tensor([2]))
+    is_event = torch.tensor([[1.0] * 3 + [0.0] * 7])
+    event = torch.nn.functional.binary_cross_entropy_with_logits(output.event_logits, is_event)
+    torch.testing.assert_close(terms["category"], category)
+    torch.testing.assert_close(terms["event"], event)
+    torch.testing.assert_close(terms["total"], sum(v for k, v in terms.items() if k != "total"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "supv_main_model", "alhpa": 0.1}, "did you mean"),
+        ({"name": "main_model"}, "name"),
+        ({"name": "supv_main_model", "d_model": 250}, "d_model"),
+        ({}, "'name' is missing"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(UserError, match=message):
+        build_model(settings)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.5])
+def test_dropout_keeps_the_expectation(p):
+    torch.manual_seed(0)
+    dropout = Dropout(p).train()
+    x = torch.ones(7, 11, 1013, requires_grad=True)  # a number of elements that four doesn't divide
+    y = dropout(x)
+    kept = y != 0
+    # 78,001 draws: five standard deviations of a share are under 0.01.
+    assert kept.float().mean().item() == pytest.approx(1 - p, abs=0.01)
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / (1 - p)), rtol=2e-5, atol=0)
+    neighbours = (kept[..., 1:] & kept[..., :-1]).float().mean().item()
+    assert neighbours == pytest.approx((1 - p) ** 2, abs=0.01)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_dropout_follows_the_seed():
+    dropout, x = Dropout(0.2).train(), torch.ones(100)
+    torch.manual_seed(1)
+    first, second = dropout(x), dropout(x)
+    torch.manual_seed(1)
+    assert torch.equal(first, dropout(x))
+    assert not torch.equal(first, second)

@@ -1,0 +1,81 @@
+"""Configs: the recipe, what extends what, and how a mistake is told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import ROOT
+
+from utils.base.errors import UserError
+from utils.config import files as config_files
+from utils.config.settings import SUPERVISED, WEAK
+
+CONFIGS = ROOT / "configs"
+
+
+def load(path):
+    return config_files.build(config_files.read_json(path), source=str(path))
+
+
+@pytest.mark.parametrize(("file", "name"), [("main.json", SUPERVISED), ("weak.json", WEAK)])
+def test_the_main_configs_spell_out_the_defaults(file, name):
+    """So the authors' JSON files, which hold only a model section, mean the same as ours."""
+    assert load(CONFIGS / file) == config_files.build({"model": {"name": name}}, source="defaults")
+    written = json.loads((CONFIGS / file).read_text())
+    defaults = config_files.build({"model": {"name": name}}, source="defaults").model_dump()
+    of_the_other_setting = {
+        SUPERVISED: {"eval.gate_threshold", "eval.localize"},
+        WEAK: {"train.gate_loss", "train.av_category_loss"},
+    }[name]
+    for section, values in defaults.items():
+        missing = {f"{section}.{key}" for key in values if key not in written[section]}
+        assert missing <= of_the_other_setting | {"data.generate"}
+
+
+def test_the_recipe():
+    """The numbers of the published checkpoints."""
+    supervised, weak = load(CONFIGS / "main.json"), load(CONFIGS / "weak.json")
+    for config, lr, milestones, seed in ((supervised, 7e-4, [10, 20, 30], 43), (weak, 6e-4, [10, 20, 40], 666)):
+        train = config.train
+        assert (train.n_epoch, train.batch_size, train.clip_gradient, train.lr_decay) == (200, 64, 0.5, 0.5)
+        assert (train.lr, train.milestones, train.seed, train.weight_decay) == (lr, milestones, seed, 0)
+        assert config.eval.test_batch_size == 16
+    assert (supervised.model.alpha, supervised.model.gamma, supervised.model.beta) == (0.1, 0.3, 0.4)
+    assert (weak.model.alpha, weak.model.gamma, weak.model.beta) == (0.2, 0.5, 0.5)
+
+
+def test_every_config_in_the_repository_is_valid():
+    paths = [path for path in CONFIGS.rglob("*.json") if not path.name.startswith("study")]
+    assert len(paths) > 20
+    for path in paths:
+        load(path)
+
+
+def test_extends_names_only_what_differs(tmp_path):
+    (tmp_path / "base.json").write_text(json.dumps({"model": {"name": SUPERVISED, "alpha": 0.3}, "train": {"lr": 0.1}}))
+    (tmp_path / "mine.json").write_text(json.dumps({"extends": "base.json", "train": {"n_epoch": 3}}))
+    config = load(tmp_path / "mine.json")
+    assert (config.model.alpha, config.train.lr, config.train.n_epoch, config.train.seed) == (0.3, 0.1, 3, 43)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"model": {"name": "supv_main_model", "gama": 0.1}}', "unknown key 'model.gama'; did you mean 'model.gamma'"),
+        ('{"model": {"name": "supv_main_model"}, "data": {"lr": 1}}', "'lr' belongs in the section 'train'"),
+        ('{"model": {"name": "supv_main_model"}, "train": {"lr": "1"}}', "'train.lr'"),
+        ('{"model": {"name": "supv_main_model"}, "train": {"lr": NaN}}', "NaN"),
+        ('{"model": {"name": "supv_main_model"}, "train": {"lr": 1, "lr": 2}}', "twice"),
+        ('{"model": {"name": "supv_main_model"},}', "line 1, column"),
+        ('{"extends": "config.json"}', "extends itself"),
+        ("[]", "JSON object"),
+    ],
+)
+def test_mistakes_name_the_key_and_the_file(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert message in str(error.value)
+    assert "config.json" in str(error.value)

@@ -1,0 +1,299 @@
+"""python -m utils.predict: from videos of any length to timelines, as text, JSON and a page."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from fractions import Fraction
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("av", reason="videos need the packages of requirements-video.txt")
+os.environ["KERAS_BACKEND"] = "torch"  # without it Keras looks for TensorFlow
+pytest.importorskip("keras", reason="features need the packages of requirements-video.txt")
+
+from made_features import generated_extractor
+from made_videos import moving_disc, steady, tone, write_video
+
+from dataset import files
+from dataset.extract import __main__ as extract_command
+from dataset.extract import data_folder
+from dataset.extract import features as extract_features
+from dataset.extract.features import Features
+from dataset.extract.video import read_clip
+from model import build_model
+from model.official import to_official
+from model.prediction import Reading, WeakReading
+from utils.base import checkpoint
+from utils.config import files as config_files
+from utils.config import settings as config_settings
+from utils.predict import __main__ as predict_command
+from utils.predict.timeline import Answer, clip_starts, clock, decide, events, merge, timeline_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under numpy 2
+
+
+class ClipFeatures:
+    """Random features that depend on the clip alone, in the extractor's place."""
+
+    def __init__(self, *args):
+        self.clips = []
+
+    def __call__(self, clip):
+        self.clips.append(clip.start)
+        rng = np.random.default_rng([clip.start, len(clip.frames)])
+        return Features(rng.random((10, 7, 7, 512), np.float32), rng.random((10, 128), np.float32) * 3)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Checkpoints of both settings, ours and the authors', with random weights; name -> (file, network)."""
+    tmp_path = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(7)
+    made = {}
+    for setting in (config_settings.SUPERVISED, config_settings.WEAK):
+        settings = {"model": {"name": setting}, "data": {"root": str(tmp_path / "no data")}}
+        whole = config_files.build(settings, "test")
+        network = build_model(whole.model).eval()
+        ours, theirs = tmp_path / f"{setting}.pth.tar", tmp_path / f"official-{setting}.pth.tar"
+        weights = {"config": whole.model_dump(), "network": network.state_dict(), "epoch": 1, "metrics": {}}
+        checkpoint.save(ours, weights)
+        torch.save(to_official(network), theirs)
+        made |= {setting: (ours, network), f"official {setting}": (theirs, network)}
+    return made
+
+
+def run(*arguments):
+    return predict_command.main([*map(str, arguments), "--weights", "generated", "--gpu", "cpu"])
+
+
+def test_clips_cover_every_second():
+    assert clip_starts(1, 5) == [0]
+    assert clip_starts(10, 5) == [0]
+    assert clip_starts(11, 5) == [0, 1]
+    assert clip_starts(23, 5) == [0, 5, 10, 13]
+    assert clip_starts(30, 10) == [0, 10, 20]
+    for seconds in range(10, 60):
+        for hop in range(1, 11):
+            covered = {start + t for start in clip_starts(seconds, hop) for t in range(10)}
+            assert covered == set(range(seconds))
+
+
+def test_merging_takes_means_and_the_clip_with_the_event_decides():
+    attention = np.full((10, 1, 2), 0.5)
+    early = Answer(0, np.repeat([0.9, 0.1], 5), np.array([0.8, 0.2]), attention)
+    late = Answer(5, np.repeat([0.7, 0.1], 5), np.array([0.1, 0.9]), attention + np.array([0.2, -0.2]))
+    event, joint, where = merge([early, late], 15)
+    assert event.tolist() == pytest.approx([0.9] * 5 + [0.4] * 5 + [0.1] * 5)
+    assert joint[0] == pytest.approx([0.72, 0.18])
+    assert joint[7] == pytest.approx([(0.08 + 0.07) / 2, (0.02 + 0.63) / 2])
+    assert where[7, 0] == pytest.approx([0.6, 0.4])
+    segments = decide(event, joint, categories=2, threshold=0.3)
+    assert segments.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    found = list(events(segments, joint, categories=2))
+    assert [(e.start, e.end, e.category) for e in found] == [(0, 5, 0), (5, 10, 1)]
+    assert [e.probability for e in found] == pytest.approx([0.72, 0.325])
+
+
+def test_events_at_the_ends_and_none():
+    joint = np.ones((4, 2))
+    assert [(e.start, e.end) for e in events(np.array([1, 2, 2, 0]), joint, 2)] == [(0, 1), (3, 4)]
+    assert list(events(np.full(4, 2), joint, 2)) == []
+
+
+def test_clock():
+    assert [clock(t) for t in (0, 7.9, 71, 3600, 3723)] == ["0:00", "0:07", "1:11", "1:00:00", "1:02:03"]
+
+
+def supervised(network):
+    return Reading(network.predict, "")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        {},
+        {"localize": "gate", "threshold": 0.3},
+        {"localize": "background"},
+        {"localize": "activation", "threshold": 0.01},
+        {"localize": "relative", "threshold": -0.01},
+        {"localize": "combined", "threshold": -0.01},
+    ],
+    ids=lambda state: "supervised" if state is None else state.get("localize", "authors"),
+)
+def test_one_clip_is_the_networks_own_prediction(tmp_path, checkpoints, state):
+    _, network = checkpoints[config_settings.SUPERVISED if state is None else config_settings.WEAK]
+    reading = supervised(network) if state is None else WeakReading.of_state(state)
+    path = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
+    extractor = ClipFeatures()
+    timeline = timeline_of(path, network, reading, extractor, 28, hop=5, threshold=reading.event_threshold)
+    assert extractor.clips == [0]
+    visual, audio = ClipFeatures()(read_clip(path, 10))
+    with torch.inference_mode():
+        output, explanation = network.explain(torch.from_numpy(visual)[None], torch.from_numpy(audio)[None])
+        own = reading(output, explanation)
+    assert timeline.segments.tolist() == own.segments[0].tolist()
+    np.testing.assert_allclose(timeline.event, own.event_probability[0], rtol=1e-5)
+    np.testing.assert_allclose(timeline.attention, explanation.attention[0], rtol=1e-5)
+    assert timeline.joint.shape == (10, 28)
+
+
+def test_a_long_video_is_merged_from_overlapping_clips(tmp_path, checkpoints):
+    _, network = checkpoints[config_settings.SUPERVISED]
+    path = write_video(tmp_path / "a.mp4", steady(17, 1), rate=1)
+    extractor = ClipFeatures()
+    timeline = timeline_of(path, network, supervised(network), extractor, 28, hop=5, threshold=0.5)
+    assert extractor.clips == [0, 5, 7]
+    assert timeline.event.shape == timeline.segments.shape == (17,)
+    assert timeline.attention.shape == (17, 7, 7)
+    np.testing.assert_allclose(timeline.attention.sum((1, 2)), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["supv_main_model", "weak_main_model"])
+def test_our_checkpoint_and_the_authors_give_the_same_timeline(tmp_path, checkpoints, monkeypatch, name):
+    monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
+    path = write_video(tmp_path / "a.mp4", steady(12, 1), rate=1)
+    answers = []
+    for kind in (name, f"official {name}"):
+        file, _ = checkpoints[kind]
+        assert run(path, "--resume", file, "--output", tmp_path / "out") == 0
+        answers.append(json.loads((tmp_path / "out" / "a.json").read_text()))
+        assert answers[-1].pop("checkpoint") == str(file)
+    assert answers[0] == answers[1]
+    assert len(answers[0]["segments"]) == 12
+
+
+def test_the_whole_path_agrees_with_the_data_folder(tmp_path, checkpoints, monkeypatch, capsys):
+    """mp4 -> HDF5 -> network is mp4 -> timeline, with the real architectures."""
+    monkeypatch.setattr(data_folder, "FeatureExtractor", lambda *_: generated_extractor())
+    monkeypatch.setattr(extract_features, "FeatureExtractor", lambda *_: generated_extractor())
+    rate = Fraction(1, 10)  # one picture keeps this quick
+    path = write_video(tmp_path / "a.mp4", steady(10, rate), tone(10, 3, 7), picture=moving_disc, rate=rate)
+    assert (
+        extract_command.main([str(path), "--to", str(tmp_path / "data"), "--weights", "generated", "--gpu", "cpu"]) == 0
+    )
+    file, network = checkpoints[config_settings.SUPERVISED]
+    assert run(path, "--resume", file, "--threshold", "0") == 0
+    written = json.loads((file.parent / "predict" / "a.json").read_text())
+
+    visual, audio = (
+        torch.from_numpy(files.read_array(tmp_path / "data" / name)) for name in (files.VISUAL, files.AUDIO)
+    )
+    with torch.inference_mode():
+        output = network(visual, audio)
+    assert written["event_probability"] == pytest.approx(output.event_logits.sigmoid()[0].tolist(), abs=1e-3)
+    category = int(output.category_logits.argmax())
+    assert written["segments"] == [f"category {category}"] * 10
+    said = capsys.readouterr().out
+    probability = written["events"][0]["probability"]
+    assert f"  0:00-0:10 category {category} {probability:.2f}" in said
+    assert "note: has fewer than 1 frame a second (1 in 10.0 s)" in said
+    assert "categories are numbered" in said
+
+
+def test_the_weak_network_is_read_as_its_run_or_an_evaluation_did(tmp_path, checkpoints, monkeypatch, capsys):
+    monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
+    path = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
+    file, _ = checkpoints[config_settings.WEAK]
+    content = checkpoint.load(file)
+    trained = tmp_path / "trained.pth.tar"
+    reading = {"localize": "relative", "threshold": -0.01, "chosen_by": "chosen by a test"}
+    checkpoint.save(trained, {**content, "reading": reading})
+    evaluation = tmp_path / "eval-test"
+    evaluation.mkdir()
+    metrics = {"clips": 0, "confusion_matrix": [], "localize": "activation", "threshold": 100.0, "chosen_by": "a test"}
+    (evaluation / "metrics.json").write_text(json.dumps(metrics))
+    (evaluation / "predictions.jsonl").write_text("")
+
+    said = {}
+    for name, arguments in {
+        "as the authors": ["--resume", file],
+        "as its run": ["--resume", trained],
+        "as an evaluation": ["--resume", trained, "--reading", evaluation],
+    }.items():
+        assert run(path, *arguments, "--output", tmp_path / name) == 0
+        said[name] = json.loads((tmp_path / name / "a.json").read_text())
+    assert "every segment has its clip's category" in said["as the authors"]["reading"]
+    assert len(set(said["as the authors"]["segments"])) == 1
+    assert (
+        "lies 0.01 or more below its highest in the clip (threshold chosen by a test)" in said["as its run"]["reading"]
+    )
+    assert "background" in said["as its run"]["segments"]
+    assert "is not above 100 (threshold a test)" in said["as an evaluation"]["reading"]
+    assert said["as an evaluation"]["events"] == []
+
+    supervised_file, _ = checkpoints[config_settings.SUPERVISED]
+    del metrics["localize"]
+    (tmp_path / "eval-val").mkdir()
+    (tmp_path / "eval-val" / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "eval-val" / "predictions.jsonl").write_text("")
+    capsys.readouterr()
+    for arguments, message in [
+        (["--resume", supervised_file, "--reading", evaluation], "--reading is for the weakly supervised network"),
+        (["--resume", file, "--reading", tmp_path / "eval-val"], "is an evaluation of the supervised network"),
+        (["--resume", file, "--reading", tmp_path], "is not an evaluation's folder"),
+    ]:
+        assert run(path, *arguments) == 2, message
+        assert message in capsys.readouterr().err
+
+
+def page_data(path):
+    (data,) = re.findall(r"const timelines = (.*);\n", path.read_text())
+    return json.loads(data)
+
+
+def test_the_page_holds_the_timelines_and_finds_the_videos(tmp_path, checkpoints, monkeypatch):
+    monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
+    folder = tmp_path / "my videos"
+    folder.mkdir()
+    path = write_video(folder / "50% <script> #1 ü.mp4", steady(10, 1), rate=1)
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"<b>name {i}</b>&x&good&0&1\n" for i in range(28)))
+    file, _ = checkpoints[config_settings.SUPERVISED]
+    page = tmp_path / "pages" / "timeline.html"
+    arguments = [folder, "--resume", file, "--html", page, "--annotations", names, "--threshold", "0"]
+    assert run(*arguments) == 0
+    (timeline,) = page_data(page)
+    assert timeline["events"][0]["category"].startswith("<b>name ")
+    assert (page.parent / unquote(timeline["source"])).resolve() == path.resolve()
+    assert np.array(timeline["attention"]).shape == (10, 7, 7)
+    script = page.read_text().split("<script>")[1]
+    assert script.count("</script>") == 1, "no text of a timeline ends the script"
+    assert "http" not in page.read_text().replace("http://www.w3.org/2000/svg", ""), "nothing is fetched"
+
+
+def test_a_broken_video_is_reported_and_left_out(tmp_path, checkpoints, monkeypatch, capsys):
+    monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
+    good = write_video(tmp_path / "good.mp4", steady(10, 1), rate=1)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    file, _ = checkpoints[config_settings.WEAK]
+    assert run(tmp_path / "bad.mp4", good, "--resume", file) == 0
+    said = capsys.readouterr().out
+    assert "left out: " in said
+    assert f"{good} (0:10)" in said
+    assert run(tmp_path / "bad.mp4", "--resume", file) == 2
+    assert "none of the 1 videos can be read" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_line(tmp_path, checkpoints, monkeypatch, capsys):
+    monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
+    video = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
+    few = tmp_path / "few.txt"
+    few.write_text("Dog&x&good&0&1\n")
+    file, _ = checkpoints[config_settings.SUPERVISED]
+    for arguments, message in [
+        ([video, "--resume", tmp_path / "none.tar"], "none.tar: no such checkpoint"),
+        ([video, "--resume", video], "not a checkpoint"),
+        ([tmp_path / "none.mp4", "--resume", file], "none.mp4: no such video"),
+        ([video, "--resume", file, "--annotations", few], "names 1 categories, but the network has 28"),
+        ([video, "--resume", file, "--hop", "11"], "--hop 11"),
+    ]:
+        assert run(*arguments) == 2, message
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1

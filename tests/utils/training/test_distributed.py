@@ -1,0 +1,256 @@
+"""Several processes for one run: the same result as one, every clip once, one writer, and an end with a reason."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from conftest import ROOT, TINY_MODEL, without_dropout
+
+from dataset.ave import AVEDataset
+from dataset.loading import ResidentBatches, Shard, place
+from model import build_model
+from model.losses import SupervisedLoss
+from model.prediction import Reading
+from utils.base import checkpoint, memory, processes
+from utils.config import files as config_files
+from utils.config import settings as config_settings
+from utils.evaluation.evaluate import evaluate
+from utils.training import launching
+from utils.training.loop import train_one_epoch
+from utils.training.randomness import seed_everything
+from utils.training.record import Spectator
+from utils.training.state import Training
+from utils.training.stopping import StopRequest
+
+CPU = torch.device("cpu")
+EPOCHS = 3
+
+
+class _Steps(Spectator):
+    """Remembers what each step is recorded with."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.steps: list[dict[str, float]] = []
+
+    def step(self, values: dict[str, float], step: int, group: str = "step") -> None:
+        self.steps.append(values)
+
+
+def _training(data: Path, folder: Path, dropout: bool) -> Training:
+    """24 clips in steps of 23: of the last step's one clip, a second process has none."""
+    values = {
+        "model": {"name": "supv_main_model", **TINY_MODEL},
+        "train": {"batch_size": 23, "precision": "float64", "print_freq": 1, "lr": 0.01},
+    }
+    config = config_files.build(values, "test")
+    seed_everything(0)
+    network = build_model(config.model).double()
+    if not dropout:
+        without_dropout(network)
+    shard = Shard(processes.rank(), processes.world())
+    batches = {}
+    for split in ("train", "test"):
+        dataset = AVEDataset(data, split, torch.float64)
+        seed = 0 if split == "train" else None
+        batches[split] = ResidentBatches(dataset, 23 if seed == 0 else 3, CPU, dataset.dtype, seed, shard, home=CPU)
+    return Training(network, SupervisedLoss(), Reading(network.predict, ""), batches, config, _Steps(folder))
+
+
+def _run(data: Path, folder: Path) -> dict:
+    """Train some epochs without dropout; returns what is to be equal whatever the number of processes."""
+    training, stop = _training(data, folder, dropout=False), StopRequest()
+    means = [train_one_epoch(training, epoch, stop) for epoch in range(1, EPOCHS + 1) if not _begin(training, epoch)]
+    result = evaluate(training.network, training.batches["test"], training.network.predict, "float64")
+    return {
+        "steps": training.recorder.steps,
+        "means": means,
+        "weights": training.network.state_dict(),
+        "evaluation": result._asdict(),
+    }
+
+
+def _begin(training: Training, epoch: int) -> None:
+    training.begin_after(epoch - 1)
+
+
+def _goes_on_alike(data: Path, folder: Path) -> bool:
+    """Whether a run that is saved after an epoch goes on, in every process, as if it hadn't been."""
+    straight, stop = _training(data, folder, dropout=True), StopRequest()
+    torch.manual_seed(processes.rank())  # processes drop out different values
+    train_one_epoch(straight, 1, stop)
+    straight.begin_after(1)
+    state, weights = copy.deepcopy((straight.state(), straight.network.state_dict()))
+    resumed = _training(data, folder, dropout=True)
+    resumed.network.load_state_dict(weights)
+    resumed.restore(state)
+    random = state["random"][processes.rank()]["torch"]
+    train_one_epoch(resumed, 2, stop)
+    torch.set_rng_state(random)
+    train_one_epoch(straight, 2, stop)
+    ours, theirs = straight.network.state_dict(), resumed.network.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def _place_with_memory_in_one_process(data: Path) -> str:
+    """Where features go when only process 0 has memory for them."""
+    with mock.patch.object(memory, "available", return_value=0 if processes.rank() else 2**50):
+        dataset = {"train": AVEDataset(data, "train")}
+        batches = place(
+            dataset, config_settings.DataSettings(), {"train": 5}, CPU, torch.float32, 0, Shard(processes.rank(), 2)
+        )
+    return type(batches["train"]).__name__
+
+
+def _process(rank: int, world: int, port: int, data: Path, folder: Path) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    processes.join(CPU)
+    with processes.together():
+        alike = processes.everyones(_goes_on_alike(data, folder))
+        places = processes.everyones(_place_with_memory_in_one_process(data))
+        result = _run(data, folder)
+        if processes.rank() == 0:
+            torch.save(result | {"alike": alike, "places": places}, folder / "result.pt")
+
+
+def test_two_processes_train_as_one(tiny_data: Path, tmp_path: Path):
+    port = launching._free_port()
+    torch.multiprocessing.spawn(_process, (2, port, tiny_data, tmp_path), nprocs=2)
+    ours = torch.load(tmp_path / "result.pt")
+    alone = _run(tiny_data, tmp_path)
+    assert len(ours["steps"]) == len(alone["steps"]) == 2 * EPOCHS
+    for mine, its in zip(ours["steps"], alone["steps"], strict=True):
+        assert mine == pytest.approx(its, rel=1e-9)
+    for mine, its in zip(ours["means"], alone["means"], strict=True):
+        assert mine["loss"] == pytest.approx(its["loss"], rel=1e-9)
+        assert mine["train_accuracy"] == pytest.approx(its["train_accuracy"])
+    for name, weight in alone["weights"].items():
+        torch.testing.assert_close(ours["weights"][name], weight, rtol=1e-9, atol=1e-9, msg=name)
+    assert torch.equal(ours["evaluation"]["segments"], alone["evaluation"]["segments"])
+    assert torch.equal(ours["evaluation"]["target"], alone["evaluation"]["target"])
+    assert ours["alike"] == [True, True]
+    assert ours["places"] == ["StreamedBatches"] * 2, "one order of clips in all"
+
+
+def _python(*args: str, **more) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, *args], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_torchrun_writes_one_run_and_counts_every_clip_once(tiny_config, tmp_path: Path):
+    config = str(tiny_config(train={"n_epoch": 1, "batch_size": 23}, eval={"test_batch_size": 3}))
+    command = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    run = _python(*command, "supv_main.py", "--config", config, "--gpu", "cpu")
+    output, errors = run.communicate(timeout=120)
+    assert run.returncode == 0, errors
+    assert output.count("epoch 1/1") == 1
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in metrics] == [1]
+    evaluation = tmp_path / "run" / "eval-test"
+    assert json.loads((evaluation / "metrics.json").read_text())["clips"] == 8
+    best = checkpoint.load(tmp_path / "run" / "best.pth.tar")
+    network = build_model(best["config"]["model"])
+    network.load_state_dict(best["network"])
+    dataset = AVEDataset(best["config"]["data"]["root"], "test")
+    alone = evaluate(network, ResidentBatches(dataset, 3, CPU, dataset.dtype, home=CPU), network.predict, "float32")
+    lines = [json.loads(line) for line in (evaluation / "predictions.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == dataset.rows.tolist()
+    assert [line["prediction"] for line in lines] == alone.segments.tolist()
+    assert [line["target"] for line in lines] == alone.target.tolist()
+
+
+LAUNCHED = """
+import os, signal, sys, time
+import torch
+from utils.base import processes
+from utils.training.launching import launch
+from utils.base.errors import UserError, Interrupted, command
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests are a shell's background job, it is ignored
+
+@command
+def main(case):
+    if not processes.is_member():
+        sys.exit(launch(2))
+    processes.join(torch.device("cpu"))
+    with processes.together():
+        processes.barrier()
+        print("there", flush=True)
+        me = processes.rank()
+        if case == "all":
+            raise UserError("no such data")
+        if case == "one" and me == 1:
+            raise UserError("its file is damaged")
+        if case == "aborted" and me == 0:
+            os.abort()
+        if case == "aborted":
+            raise UserError("its file is damaged")
+        if case == "killed" and me == 1:
+            os.kill(os.getpid(), 9)
+        if case == "stopped":
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                raise Interrupted("saved") from None
+        processes.barrier()
+
+sys.exit(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "said"),
+    [
+        ("all", 2, "error: no such data\n"),
+        ("one", 2, "process 1 of 2: there\nerror: its file is damaged\n"),
+        ("aborted", 2, "process 1 of 2: there\nerror: its file is damaged\n"),
+        ("killed", 2, "error: process 1 of 2 was killed (SIGKILL); was there enough memory?\n"),
+        ("stopped", 130, "saved\n"),
+    ],
+)
+def test_a_launched_run_ends_as_its_processes_do(case: str, code: int, said: str):
+    launched = _python("-c", LAUNCHED, case)
+    if case == "stopped":
+        assert launched.stdout.readline() == "there\n"
+        time.sleep(1)  # until the other process sleeps too
+        launched.send_signal(signal.SIGINT)
+    _, errors = launched.communicate(timeout=60)
+    assert launched.returncode == code, errors
+    kept = [line for line in errors.splitlines(keepends=True) if "whose message says why" not in line]
+    assert "".join(kept) == said
+
+
+def test_gpu_flag_names_gpus_that_are_there(monkeypatch: pytest.MonkeyPatch):
+    from utils.base.devices import named_gpus
+    from utils.base.errors import UserError
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert named_gpus("0,1") == [0, 1]
+    assert named_gpus("1") == [1]
+    assert named_gpus(None) == [0]
+    assert named_gpus("cpu") == []
+    for wrong in ("2", "0,0"):
+        with pytest.raises(UserError, match="this machine has GPUs 0 to 1"):
+            named_gpus(wrong)
+    for wrong in ("0,", "x"):
+        with pytest.raises(UserError, match="is not the number of a GPU"):
+            named_gpus(wrong)

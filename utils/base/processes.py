@@ -1,0 +1,135 @@
+"""One run as several processes: who they are, what they tell each other, how they start and end.
+
+Started by `torchrun --nproc_per_node=N supv_main.py ...` (on several nodes too) or by `--gpu 0,1`. Every process
+works on its share of each step's clips; the gradients of all are averaged (DistributedDataParallel), and only
+process 0 writes. Alone, every function here does the obvious thing at no cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from utils.base.errors import Interrupted
+
+EXIT_LOST = 3  # ended because another process of the run did
+
+
+_control: dist.ProcessGroup | None = None  # over which numbers on the CPU travel; None: this process is alone
+
+
+def is_member() -> bool:
+    """Whether torchrun, or `launch`, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join(device: torch.device) -> None:
+    """Meet the other processes of the run, if there are any: over nccl on GPUs, gloo on CPUs."""
+    global _control
+    if not is_member():
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Numbers for the host go their own way, so that telling them doesn't wait for the GPU.
+    _control = dist.new_group(backend="gloo") if device.type == "cuda" else dist.group.WORLD
+
+
+def rank() -> int:
+    """This process's number in the run, 0 for the one that writes."""
+    return dist.get_rank() if _control is not None else 0
+
+
+def world() -> int:
+    """How many processes the run has."""
+    return dist.get_world_size() if _control is not None else 1
+
+
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if is_member() else 0
+
+
+def local_world() -> int:
+    """How many processes the run has on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_member() else 1
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """The network to train with: its gradients are the mean over all processes."""
+    if _control is None:
+        return network
+    return nn.parallel.DistributedDataParallel(network)
+
+
+def total(numbers: Tensor) -> Tensor:
+    """The sum over all processes of a tensor on the CPU, which must have one shape everywhere."""
+    if _control is not None:
+        numbers = numbers.clone()
+        dist.all_reduce(numbers, group=_control)
+    return numbers
+
+
+def anywhere(flag: object) -> bool:
+    """Whether `flag` is true in any process; all of them must ask."""
+    return bool(flag) if _control is None else bool(total(torch.tensor(int(bool(flag)))))
+
+
+def everyones(value: Any) -> list[Any]:
+    """The values of all processes, by rank."""
+    if _control is None:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value, group=_control)
+    return values
+
+
+def of_first(make: Callable[[], Any]) -> Any:
+    """What process 0 makes; the others receive it. An error of process 0 ends the run."""
+    if _control is None:
+        return make()
+    values = [make() if rank() == 0 else None]
+    dist.broadcast_object_list(values, src=0, group=_control)
+    return values[0]
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if _control is not None:
+        dist.barrier(group=_control)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Within the block the processes work together; one that loses the others ends with EXIT_LOST."""
+    try:
+        yield
+    except Interrupted:  # in all of them at once
+        leave()
+        raise
+    except RuntimeError as error:
+        if _control is None or not _is_lost(error):
+            raise
+        print(f"process {rank()} of {world()} lost another one, whose message says why", file=sys.stderr)
+        # Not by sys.exit: leaving the group properly would wait for the process that is gone.
+        sys.stderr.flush()
+        os._exit(EXIT_LOST)
+    else:
+        leave()
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    global _control
+    if _control is not None:
+        _control = None
+        dist.destroy_process_group()
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)

@@ -1,0 +1,37 @@
+"""The benchmark's table, and the rates of the matrix products behind its lower bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from utils.benchmark.measure import Row
+
+
+def table(rows: list[Row]) -> Iterator[str]:
+    """The lines of a Markdown table of measured rows."""
+    yield "| | s a step: median (fastest to slowest, steps) | clips/s | ratio to authors | bound | x bound | memory | |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    authors = {row.name.rpartition("/")[0]: row for row in rows if row.name.endswith("/authors")}
+    for row in rows:
+        first = authors.get(row.name.rpartition("/")[0])
+        ratio = f"{row.clips_per_second / first.clips_per_second:.2f}" if first else ""
+        limit = (f"{row.bound:.4g}", f"{row.seconds / row.bound:.2f}") if row.bound else ("", "")
+        memory = f"{row.host_bytes / 2**30:.1f} GiB"
+        if row.device_bytes is not None:
+            memory += f", GPU {row.device_bytes / 2**30:.1f} GiB"
+        notes = [row.note] if row.note else []
+        if row.loading_seconds is not None:
+            notes.append(f"{row.features}, loaded in {row.loading_seconds:.1f} s")
+        spread = f"{row.seconds:.4g} ({row.fastest:.4g} to {row.slowest:.4g}, {row.steps})"
+        cells = [row.name, spread, f"{row.clips_per_second:.4g}", ratio, *limit, memory, "; ".join(notes)]
+        yield f"| {' | '.join(cells)} |"
+
+
+def rates(rows: list[Row]) -> Iterator[str]:
+    for row in rows:
+        if row.bound:
+            copies = f"; copies move {row.copy_rate / 1e9:.0f} GB/s" if row.copy_rate else ""
+            yield (
+                f"{row.name}: the bound is {row.flops / 1e9:.0f} GFLOP in matrix products, timed alone: "
+                f"{row.rate / 1e9:.0f} GFLOP/s (its fastest kind {row.fastest_rate / 1e9:.0f}){copies}"
+            )

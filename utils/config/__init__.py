@@ -1,0 +1,1 @@
+"""Settings: JSON files and flags into typed values."""

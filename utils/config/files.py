@@ -1,0 +1,107 @@
+"""JSON configs: read with what they extend, validated, and compared."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from utils.base.errors import UserError
+from utils.config.messages import explain, short
+from utils.config.settings import Config
+
+
+def build(values: dict[str, Any], source: str) -> Config:
+    """Validate the sections of a config. `source` (a file, a checkpoint) is named in errors.
+
+    Raises UserError that names the first key with a problem, its file, and the nearest valid key.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {explain(error, Config)}") from error
+
+
+def read_json(path: str | os.PathLike, _extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Sections of a JSON config, those it extends merged in. Raises UserError for anything but a JSON object."""
+    path = Path(path)
+    if path.resolve() in _extended_by:
+        raise UserError(f'{path}: extends itself, through {_extended_by[-1]}; remove one "extends"')
+    try:
+        values = json.loads(
+            path.read_bytes().decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant
+        )
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file; {_similar_file(path)}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a config file ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a valid config: {error}") from error
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply to be a config") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a config is a JSON object with the sections model, data, train and eval")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise UserError(f'{path}: "extends" must be the name of a config file, not {parent!r}')
+    try:
+        base = read_json(path.parent / parent, (*_extended_by, path.resolve()))
+    except ValueError as error:  # a name that no file can have
+        raise UserError(f'{path}: "extends" is not a file name: {error}') from error
+    return merge(base, values)
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `changes`; sections are merged, anything else is replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def difference(ours: Config, theirs: Config) -> list[str]:
+    """Keys in which two configs differ, as "train.lr (0.0007 here, 0.001 there)"."""
+    mine, other = flat(ours.model_dump()), flat(theirs.model_dump())
+    return [
+        f"{key} ({mine.get(key)} here, {other.get(key)} there)"
+        for key in {**mine, **other}
+        if mine.get(key) != other.get(key)
+    ]
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of all sections by their full names: {"train.lr": 0.0007, ...}."""
+    named: dict[str, Any] = {}
+    for key, value in values.items():
+        named |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return named
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {short(repeated)} stands there twice; remove one")
+    return values
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number that a setting can have")
+
+
+def _similar_file(path: Path) -> str:
+    there = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, there, n=1)
+    return f"did you mean {path.parent / close[0]}?" if close else "the configs of this project are in configs/"

@@ -1,0 +1,1 @@
+"""A checkpoint on a split: predictions, metrics, and the files that they leave."""

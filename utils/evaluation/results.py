@@ -1,0 +1,114 @@
+"""What an evaluation leaves in its folder, in and out: `metrics.json`, `predictions.jsonl` and `attention.npy`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dataset.labels import ClipNames
+from utils.base.atomic import atomic_path, make_folder, write_text
+from utils.base.errors import UserError
+from utils.evaluation.evaluate import Evaluation
+
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.jsonl"
+ATTENTION = "attention.npy"
+REPORT = "report.html"  # made from the others by `utils.report`
+
+
+def write(folder: Path, metrics: dict[str, Any], result: Evaluation, rows: np.ndarray, names: ClipNames) -> None:
+    """Write an evaluation's files, each whole or not at all.
+
+    Args:
+        metrics: at least "accuracy" in percent, "clips" and "segments".
+        rows: [n] row of each clip in the feature file.
+        names: of the categories, and the clips' ids where there are any.
+
+    A line of `predictions.jsonl` is a clip: `index` (its row in the feature file), `id` (or null), `prediction`
+    and `target` (T category indices, C = background), `event_probability` (T numbers), `category` (its name),
+    `gate`, `audio_gate` and `visual_gate` (T numbers each). `attention.npy` holds the attention maps, where the
+    evaluation kept them: [n, T, H, W] float16 in the order of the lines.
+    """
+    make_folder(folder)
+    write_text(folder / PREDICTIONS, "".join(json.dumps(line) + "\n" for line in _lines(result, rows, names)))
+    (folder / ATTENTION).unlink(missing_ok=True)  # an earlier evaluation's
+    if result.attention is not None:
+        with atomic_path(folder / ATTENTION) as part, open(part, "wb") as file:
+            np.save(file, result.attention.numpy())
+    write_text(folder / METRICS, _readable_json(metrics))
+
+
+def _lines(result: Evaluation, rows: np.ndarray, names: ClipNames) -> list[dict[str, Any]]:
+    categories = [*names.categories, "background"]
+    numbers = (result.event_probability, result.gate, result.audio_gate, result.visual_gate)
+    columns = zip(
+        rows.tolist(),
+        result.segments.tolist(),
+        result.target.tolist(),
+        result.category.tolist(),
+        *(_rounded(values) for values in numbers),
+        strict=True,
+    )
+    return [
+        {
+            "index": row,
+            "id": names.ids[row] if names.ids else None,
+            "prediction": prediction,
+            "target": target,
+            "event_probability": probability,
+            "category": categories[category],
+            "gate": gate,
+            "audio_gate": audio_gate,
+            "visual_gate": visual_gate,
+        }
+        for row, prediction, target, category, probability, gate, audio_gate, visual_gate in columns
+    ]
+
+
+def _rounded(values: Any) -> list[list[float]]:
+    return values.double().numpy().round(6).tolist()
+
+
+def _readable_json(values: dict[str, Any]) -> str:
+    """JSON with a line for each key, and for each item of a longer list or object: a matrix keeps its rows."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, dict | list) and len(json.dumps(value)) > 100:
+            if isinstance(value, dict):
+                return "{\n" + ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n  }"
+            return "[\n" + ",\n".join(f"    {json.dumps(item)}" for item in value) + "\n  ]"
+        return json.dumps(value)
+
+    return "{\n" + ",\n".join(f"  {json.dumps(key)}: {text(value)}" for key, value in values.items()) + "\n}\n"
+
+
+class Stored(NamedTuple):
+    """An evaluation as its folder holds it: `metrics.json`, the lines of `predictions.jsonl`, the attention."""
+
+    metrics: dict[str, Any]
+    clips: list[dict[str, Any]]
+    attention: np.ndarray | None  # [n, T, H, W] float16, read from the file as it is used
+
+
+def read(folder: Path) -> Stored:
+    """Read what `write` wrote. Raises UserError for a folder that isn't a whole evaluation of this version."""
+    again = "evaluate again with supv_test.sh or weak_test.sh"
+    try:
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        lines = (folder / PREDICTIONS).read_text(encoding="utf-8").splitlines()
+        clips = [json.loads(line) for line in lines]
+        attention = np.load(folder / ATTENTION, mmap_mode="r") if (folder / ATTENTION).exists() else None
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file; {folder} is not an evaluation's folder") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise UserError(f"{folder}: its files are damaged ({error}); {again}") from error
+    if "confusion_matrix" not in metrics or not all("visual_gate" in clip for clip in clips):
+        raise UserError(f"{folder}: was written by an older version, without what a report shows; {again}")
+    if len(clips) != metrics["clips"] or (attention is not None and len(attention) != len(clips)):
+        raise UserError(f"{folder}: its files are of different evaluations; {again}")
+    return Stored(metrics, clips, attention)

@@ -1,0 +1,165 @@
+"""From a video of any length to its events: overlapping clips, the network's answer to each, merged by segment.
+
+The networks know clips of 10 segments. A longer video is cut into such clips every `hop` seconds, the last one
+ending with the video; a segment's numbers are means over the clips that contain it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from dataset.extract.features import FeatureExtractor
+from dataset.extract.video import read_clips, read_timestamps
+from dataset.labels import SEGMENTS
+from model.prediction import Reading
+
+
+class Answer(NamedTuple):
+    """What a network says of the clip that begins at second `start`.
+
+    event [T]: probability that a segment is an event. category [C] or, weak, [C+1] with background last:
+    probabilities of the clip's category. attention [T, H, W]: sums to 1 over the grid.
+    """
+
+    start: int
+    event: np.ndarray
+    category: np.ndarray
+    attention: np.ndarray
+
+
+class Event(NamedTuple):
+    """A category from second `start` up to second `end`; `probability` of event and category, mean over them."""
+
+    start: int
+    end: int
+    category: int
+    probability: float
+
+
+class Timeline(NamedTuple):
+    """A video's segments and events.
+
+    video: the file. length: of the picture, seconds. first_frame: its time in the file, seconds; segments count
+    from there. event [S]: probability of an event in each segment. joint [S, C]: probability of an event of each
+    category. segments [S]: predicted category, C is background. attention [S, H, W]. notes: what is unusual about
+    the video.
+    """
+
+    video: Path
+    length: float
+    first_frame: float
+    event: np.ndarray
+    joint: np.ndarray
+    segments: np.ndarray
+    attention: np.ndarray
+    events: list[Event]
+    notes: list[str]
+
+
+def clip_starts(seconds: int, hop: int) -> list[int]:
+    """First seconds of the clips that cover a video of `seconds` whole seconds."""
+    last = max(0, seconds - SEGMENTS)
+    return [*range(0, last, hop), last]
+
+
+@torch.inference_mode()
+def timeline_of(
+    path: Path,
+    network: nn.Module,
+    reading: Reading,
+    extractor: FeatureExtractor,
+    categories: int,
+    hop: int,
+    threshold: float,
+) -> Timeline:
+    """Find a video's events.
+
+    Args:
+        network: in evaluation mode, on `extractor.device`, with `explain` (see `model.cmbs`).
+        reading: how its output becomes event probabilities.
+        categories: C, background not counted.
+        hop: seconds from a clip's start to the next one's.
+        threshold: a segment with a higher probability is an event.
+
+    Raises BrokenVideo for a file that can't be read.
+    """
+    video = read_timestamps(path)
+    seconds = video.whole_seconds
+    weight = next(network.parameters())
+    answers, notes = [], list(video.notes)
+    for clip in read_clips(video, clip_starts(seconds, hop), SEGMENTS):
+        visual, audio = (torch.from_numpy(array)[None].to(weight) for array in extractor(clip))
+        output, explanation = network.explain(visual, audio)
+        event = reading(output, explanation).event_probability
+        answers.append(
+            Answer(
+                clip.start,
+                event[0].double().cpu().numpy(),
+                output.category_logits[0].double().softmax(0).cpu().numpy(),
+                explanation.attention[0].double().cpu().numpy(),
+            )
+        )
+        notes += [note for note in clip.notes if note not in notes]
+    event, joint, attention = merge(answers, seconds)
+    segments = decide(event, joint, categories, threshold)
+    return Timeline(
+        path,
+        video.length,
+        video.first_frame,
+        event,
+        joint[:, :categories],
+        segments,
+        attention,
+        list(events(segments, joint, categories)),
+        notes,
+    )
+
+
+def merge(answers: Sequence[Answer], seconds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means over the clips that contain a segment: event [S], joint [S, columns], attention [S, H, W].
+
+    joint is event times category probability within a clip, so that of two clips the one that finds the event in
+    this segment decides its category.
+    """
+    count = np.zeros(seconds)
+    event = np.zeros(seconds)
+    joint = np.zeros((seconds, len(answers[0].category)))
+    attention = np.zeros((seconds, *answers[0].attention.shape[1:]))
+    for answer in answers:
+        inside = slice(answer.start, min(answer.start + len(answer.event), seconds))
+        length = inside.stop - inside.start
+        count[inside] += 1
+        event[inside] += answer.event[:length]
+        joint[inside] += answer.event[:length, None] * answer.category
+        attention[inside] += answer.attention[:length]
+    return event / count, joint / count[:, None], attention / count[:, None, None]
+
+
+def decide(event: np.ndarray, joint: np.ndarray, categories: int, threshold: float) -> np.ndarray:
+    """Category of each segment [S], background (= `categories`) where no event is probable enough.
+
+    On a single clip, with the reading's own `event_threshold`, this is the reading's own prediction.
+    """
+    return np.where(event > threshold, joint.argmax(1), categories)
+
+
+def events(segments: np.ndarray, joint: np.ndarray, categories: int) -> Iterator[Event]:
+    """Neighbouring segments of one category, as one event each."""
+    changes = np.flatnonzero(np.diff(segments)) + 1
+    for part in np.split(np.arange(len(segments)), changes):
+        category = int(segments[part[0]])
+        if category != categories:
+            yield Event(int(part[0]), int(part[-1]) + 1, category, float(joint[part, category].mean()))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people write them: 0:07, 12:30, 1:02:03."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,0 +1,145 @@
+"""One page to look at an evaluation: `report.html`, from the files in the evaluation's folder.
+
+    python -m utils.report Exps/Supv/exp1/eval-test      # make the page and the figures anew
+
+The page is one file that opens from disk and needs nothing else: its data stand in it as JSON, and the scripts
+and styles of `report_page/` are written into it. Every evaluation writes it (`utils.training.run`);
+the files that it is made from are described in `utils.evaluation.results`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import string
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.base.atomic import write_text
+from utils.evaluation import results
+from utils.evaluation.results import REPORT, Stored
+from utils.report import figures, filmstrip
+
+BEST_AND_WORST = 24  # clips of each kind in the gallery over all categories
+
+
+GALLERY = 1000  # clips in the gallery of single categories, about; each of them costs about 1 KB
+
+
+LEAST_A_CATEGORY, MOST_A_CATEGORY = 2, 8  # clips of each kind
+
+
+_PAGE = Path(__file__).with_name("report_page")
+
+
+_DIGITS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"  # 0 to 63, one character each
+
+
+_log = logging.getLogger(__name__)
+
+
+def write(folder: Path) -> None:
+    """Write `report.html` and the figures into an evaluation's folder. Raises UserError as `results.read`."""
+    stored = results.read(folder)
+    figures.save(stored.metrics, folder)
+    write_text(folder / REPORT, page(stored))
+
+
+def page(stored: Stored) -> str:
+    """The report of an evaluation as HTML."""
+    template, style, numbers, clips = (
+        (_PAGE / name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js", "gallery.js")
+    )
+    parts = {"style": style, "script": numbers + clips, "data": embedded_json(page_data(stored))}
+    return string.Template(template).substitute(parts)
+
+
+def embedded_json(data: Any) -> str:
+    """JSON that can stand in an HTML script element whatever its strings hold: none of them can end it."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)  # ASCII: other characters become \\u escapes
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def page_data(stored: Stored) -> dict[str, Any]:
+    """What the page shows: the metrics, and the clips of its gallery with what is needed to draw them."""
+    background = len(stored.metrics["categories"])
+    target = np.array([clip["target"] for clip in stored.clips])
+    order = quality_order(stored, target)
+    groups = gallery(order, clip_groups(target, background), background)
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*groups.values()))  # a worst, a best, a random one
+    chosen = list(dict.fromkeys(index for index in in_turn if index is not None))
+    strips, note = filmstrip.strips(
+        Path(stored.metrics["data_root"]), [stored.clips[index]["id"] for index in chosen], target.shape[1]
+    )
+    clips = [_clip(stored, index) | strip for index, strip in zip(chosen, strips, strict=True)]
+    position = {index: place for place, index in enumerate(chosen)}
+    return {
+        "metrics": stored.metrics,
+        "grid": list(stored.attention.shape[2:]) if stored.attention is not None else None,
+        "clips": clips,
+        "gallery": {kind: [position[index] for index in indices] for kind, indices in groups.items()},
+        "frames_note": note,
+    }
+
+
+def quality_order(stored: Stored, target: np.ndarray) -> np.ndarray:
+    """Clips from the best to the worst: by right segments, then by |event probability - truth|, then as they come."""
+    background = len(stored.metrics["categories"])
+    predicted = np.array([clip["prediction"] for clip in stored.clips])
+    probability = np.array([clip["event_probability"] for clip in stored.clips])
+    right = (predicted == target).sum(1)
+    distance = np.abs(probability - (target != background)).mean(1)
+    return np.lexsort((distance, -right))
+
+
+def clip_groups(target: np.ndarray, background: int) -> np.ndarray:
+    """The category under which the gallery lists a clip: that of its first event, or background; [n]."""
+    is_event = target != background
+    first = target[np.arange(len(target)), is_event.argmax(1)]
+    return np.where(is_event.any(1), first, background)
+
+
+def gallery(order: np.ndarray, group: np.ndarray, background: int) -> dict[str, list[int]]:
+    """Clips to show, worst, best and random ones: of all clips, and of each category so many as fit into the page.
+
+    The page filters by category, so a kind's list is those of all clips followed by more of each category.
+    """
+    a_category = int(np.clip(GALLERY // (3 * (background + 1)), LEAST_A_CATEGORY, MOST_A_CATEGORY))
+    shuffled = np.random.default_rng(0).permutation(np.sort(order))
+    kinds = {"worst": order[::-1], "best": order, "random": shuffled}
+    return {kind: _leading(indices, group, a_category) for kind, indices in kinds.items()}
+
+
+def _leading(order: np.ndarray, group: np.ndarray, a_category: int) -> list[int]:
+    """The first of all and the first of each group, in their order."""
+    seen: dict[int, int] = {}
+    chosen = []
+    for place, index in enumerate(order.tolist()):
+        of_group = seen.get(group[index], 0)
+        if place < BEST_AND_WORST or of_group < a_category:
+            chosen.append(index)
+        seen[group[index]] = of_group + 1
+    return chosen
+
+
+def _clip(stored: Stored, index: int) -> dict[str, Any]:
+    """A clip in short keys: the page holds a thousand of them. Probabilities are in percent."""
+    clip = stored.clips[index]
+    short = {"row": clip["index"], "id": clip["id"], "t": clip["target"], "p": clip["prediction"]}
+    for key, name in (("e", "event_probability"), ("a", "audio_gate"), ("v", "visual_gate")):
+        short[key] = [round(100 * value, 1) for value in clip[name]]
+    if stored.attention is not None:
+        short["m"], short["scale"] = _packed(stored.attention[index])
+    return short
+
+
+def _packed(attention: np.ndarray) -> tuple[str, list[float]]:
+    """A clip's maps [T, H, W] as a character of 64 a cell, and what the lowest and the highest character stand for,
+    as multiples of even attention."""
+    relative = attention.astype(np.float32) * attention[0].size
+    low, high = float(relative.min()), float(relative.max())
+    steps = np.rint((relative - low) / max(high - low, 1e-6) * 63).astype(int)
+    return "".join(_DIGITS[step] for step in steps.ravel()), [round(low, 2), round(high, 2)]

@@ -1,0 +1,1 @@
+"""Many runs, configs x seeds, and the table of their results."""

@@ -1,0 +1,65 @@
+"""A matrix of runs, configs x seeds, and the table of their results.
+
+    python -m utils.study configs/study.json                 # on the first GPU, or the CPU
+    python -m utils.study configs/study.json --gpu 0,1,2,3   # one run a GPU at a time
+    python -m utils.study configs/study.json --table         # only the table, of what is there
+
+A study is a JSON file (`"extends"` works as in a config):
+
+    {
+      "title": "AVE",                          what the columns of its results are called
+      "output": "Exps/Study/",                 where the runs and the tables go
+      "seeds": [43, 44, 45],
+      "set": {"train": {"n_epoch": 100}},      changes to every config, as in a config
+      "runs": {"CMBS": "main.json"},           name in the table -> config, beside the study file
+      "readings": {                            more ways to read the weights of a run, without training again:
+        "by the gate": ["CMBS", "gate.json"]   name in the table -> run, and the config to evaluate it with
+      },
+      "published": {"CMBS": 79.3}              accuracies that others published, for a column of their own
+    }
+
+Every run is a process of its own, in `OUTPUT/NAME/seed-N`; what it prints goes to `seed-N.out` beside it. Started
+again, a study leaves finished runs as they are and goes on with the others from their last checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from utils.base.atomic import make_folder, write_text
+from utils.base.errors import command
+from utils.base.flags import Parser
+from utils.study.pool import run_all
+from utils.study.runs import Study
+from utils.study.table import latex, markdown, table
+from utils.training import record
+
+_log = logging.getLogger(__name__)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m utils.study", description="Run a matrix of configs x seeds.")
+    parser.add_argument("study", nargs="+", metavar="STUDY.json", help="several stand side by side in the table")
+    parser.add_argument(
+        "--gpu", help="GPU numbers with commas, or cpu,cpu for two runs at a time on a CPU (default: one, as the mains)"
+    )
+    parser.add_argument("--table", action="store_true", help="run nothing; make the table of what is there")
+    options = parser.parse_args(argv)
+    record.log_to_terminal()
+    studies = [Study(path) for path in options.study]
+    try:
+        if not options.table:
+            run_all(studies, options.gpu.split(",") if options.gpu else [None])
+    finally:
+        header, body = table(studies)
+        text = markdown(header, body)
+        folder = make_folder(studies[0].output)
+        write_text(folder / "table.md", text)
+        write_text(folder / "table.tex", latex(header, body))
+        _log.info(f"{text}\n{folder / 'table.md'}, {folder / 'table.tex'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The table of a study's results, as Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from typing import NamedTuple
+
+import torch
+
+from model import build_model
+from utils.study.runs import Result, Study, result_of
+
+
+class Row(NamedTuple):
+    """A row of the table for one study."""
+
+    parameters: int
+    results: list[Result]  # of the seeds that are finished
+    seeds: int
+    published: float | None
+
+
+def rows_of(study: Study) -> dict[str, Row]:
+    """The study's rows, by name."""
+    rows = {}
+    for name in dict.fromkeys(run.name for run in study.runs):
+        runs = [run for run in study.runs if run.name == name]
+        results = [result for run in runs if (result := result_of(run)) is not None]
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in build_model(runs[0].config.model).parameters())
+        rows[name] = Row(parameters, results, len(runs), study.settings.published.get(name))
+    return rows
+
+
+def table(studies: list[Study]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the results, as text with "±" between mean and standard deviation (over seeds, n - 1)."""
+    every = [rows_of(study) for study in studies]
+    names = list(dict.fromkeys(name for rows in every for name in rows))
+    published = any(row.published is not None for rows in every for row in rows.values())
+    header, columns = ["network"], []
+    for study, rows in zip(studies, every, strict=True):
+        title = study.settings.title
+        header += [f"{title}: {what}" for what in ("parameters", "authors' protocol", "validation protocol", "s/epoch")]
+        columns.append([_cells(rows.get(name)) for name in names])
+    body = [[name, *(cell for column in columns for cell in column[i])] for i, name in enumerate(names)]
+    if published:
+        header.append("published")
+        for line in body:
+            numbers = [rows[line[0]].published for rows in every if line[0] in rows and rows[line[0]].published]
+            line.append(f"{numbers[0]:.1f}" if numbers else "")
+    return header, body
+
+
+def _cells(row: Row | None) -> list[str]:
+    if row is None:
+        return [""] * 4
+    parameters = f"{row.parameters / 1e6:.2f} M"
+    if not row.results:
+        return [parameters, "not run yet", "not run yet", ""]
+    missing = "" if len(row.results) == row.seeds else f" ({len(row.results)} of {row.seeds} seeds)"
+    authors, validation, seconds = zip(*row.results, strict=True)
+    time = "" if None in seconds else f"{statistics.mean(seconds):.1f}"
+    return [parameters, _spread(authors) + missing, _spread(validation) + missing, time]
+
+
+def _spread(values: tuple[float, ...]) -> str:
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def markdown(header: list[str], body: list[list[str]]) -> str:
+    """A Markdown table; numbers are aligned to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def latex(header: list[str], body: list[list[str]]) -> str:
+    """The same as a LaTeX tabular; it needs the package booktabs."""
+
+    def line(cells: list[str]) -> str:
+        return " & ".join(_escape(cell) for cell in cells) + r" \\" + "\n"
+
+    inner = line(header) + "\\midrule\n" + "".join(map(line, body))
+    return f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n\\toprule\n{inner}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", text).replace("±", r"$\pm$")

@@ -1,0 +1,1 @@
+"""A run: the loop, its state, its folder, and going on after a stop."""

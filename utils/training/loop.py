@@ -1,0 +1,126 @@
+"""The training loop, for any network and loss with the shape of this project's.
+
+A network has `forward(visual, audio)`, `explain` (the output and what led to it) and `hits` (a training batch's
+right answers); a loss turns an output and labels into named terms; a reading (see `model.prediction.Reading`) turns
+an output into segments, by a threshold that it may choose on training clips.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.base import checkpoint, processes
+from utils.base.devices import naming_batch_size
+from utils.base.errors import Interrupted
+from utils.evaluation.evaluate import GATES, choose_threshold, evaluate, no_bar
+from utils.training.meter import Meter
+from utils.training.state import Training
+from utils.training.stopping import StopRequest
+
+_log = logging.getLogger(__name__)
+
+
+def fit(training: Training) -> dict[str, dict[str, float]]:
+    """Train to the last epoch, evaluating, recording and saving after each.
+
+    Returns, for each protocol's choosing split ("test": the authors' protocol, "val": the validation protocol), the
+    numbers of the epoch that it chose. Raises Interrupted when asked to stop; the state is saved then.
+    """
+    settings, batches = training.config.train, training.batches
+    network, reading = training.network, training.reading
+    if training.position.step == 0:
+        training.save_best(mend=True)
+    with StopRequest().listening() as stop:
+        for epoch in range(training.position.epoch + 1, settings.n_epoch + 1):
+            training.started = time.monotonic()
+            means = train_one_epoch(training, epoch, stop)
+            metrics: dict[str, Any] = {"epoch": epoch, **means, "learning_rate": training.scheduler.get_last_lr()[0]}
+            if epoch % settings.eval_freq == 0 or epoch == settings.n_epoch:
+                if reading.chooses:
+                    choose_threshold(network, batches["train"], reading, settings.precision)
+                for split in ("val", "test"):
+                    if processes.anywhere(stop):
+                        training.save({"epoch": training.position.epoch})
+                        _stop(training)
+                    result = evaluate(network, batches[split], reading, settings.precision)
+                    metrics[f"{split}_accuracy"] = result.accuracy
+                    gates = {f"{split}/{name}": getattr(result, name) for name in GATES}
+                    training.recorder.histograms(gates, epoch * len(batches["train"]))
+                _choose_best(training.position.best, metrics)
+            metrics["seconds"] = training.seconds()
+            training.scheduler.step()
+            training.begin_after(epoch)
+            # The order matters to a run that is killed in between: going on from `last.pth.tar` drops a line that
+            # was written too early, and makes up for best checkpoints that were not written yet.
+            training.recorder.epoch(metrics, epoch * len(batches["train"]))
+            training.save(metrics)
+            training.save_best()
+            _log.info(_epoch_line(metrics, settings.n_epoch, training.position.best))
+            if processes.anywhere(stop):
+                _stop(training)
+    return training.position.best
+
+
+def train_one_epoch(training: Training, epoch: int, stop: StopRequest) -> dict[str, Any]:
+    """One pass over the training clips, from where `training.position` stands.
+
+    Returns the epoch's mean loss terms, training accuracy in percent, and mean gradient norm before clipping.
+    """
+    batches, position = training.batches["train"], training.position
+    meter = Meter(training, epoch)
+    training.network.train()
+    steps = enumerate(batches.epoch(epoch, first_step=position.step), position.step + 1)
+    bar = tqdm(steps, f"epoch {epoch}", len(batches), initial=position.step, leave=False, disable=no_bar())
+    for step, batch in bar:
+        with naming_batch_size("--batch_size", batches.batch_size):
+            if meter.add(step, batch, *training.gradients(batch)):
+                training.optimizer.step()
+        position.step = step
+        stopping = processes.anywhere(stop)
+        if stopping or (step < len(batches) and training.save_due()):
+            meter.look()
+            training.save({"epoch": position.epoch})
+            if stopping:
+                _stop(training)
+    meter.look()
+    return meter.means()
+
+
+def _choose_best(best: dict[str, dict[str, float]], metrics: dict[str, Any]) -> None:
+    """Note the best epoch so far by each protocol; the earlier of two equal epochs stays."""
+    for split in ("test", "val"):
+        if split not in best or metrics[f"{split}_accuracy"] > best[split][f"{split}_accuracy"]:
+            best[split] = {key: metrics[key] for key in ("epoch", "val_accuracy", "test_accuracy")}
+
+
+def _stop(training: Training) -> None:
+    path = training.recorder.folder / checkpoint.LAST
+    raise Interrupted(f"stopped after {training.position}; saved in {path}; go on with --resume last")
+
+
+def _epoch_line(metrics: dict[str, Any], n_epoch: int, best: dict[str, dict[str, float]]) -> str:
+    terms = "  ".join(f"{name} {value:.4f}" for name, value in metrics["loss"].items() if name != "total")
+    parts = [
+        f"epoch {metrics['epoch']}/{n_epoch}",
+        f"loss {metrics['loss']['total']:.4f} ({terms})",
+        f"train {metrics['train_accuracy']:.2f} %",
+        *(f"{s} {metrics[f'{s}_accuracy']:.2f} %" for s in ("val", "test") if f"{s}_accuracy" in metrics),
+        f"best test {best['test']['test_accuracy']:.2f} % (epoch {best['test']['epoch']})" if best else "",
+        f"{metrics['seconds']:.1f} s",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def protocol_lines(best: dict[str, dict[str, float]]) -> list[str]:
+    """Both protocols of a finished run, named, side by side."""
+    return [
+        f"authors' protocol (best epoch on the test split): test {best['test']['test_accuracy']:.2f} % "
+        f"at epoch {best['test']['epoch']}",
+        f"validation protocol (test accuracy at the best epoch on the val split): "
+        f"test {best['val']['test_accuracy']:.2f} % at epoch {best['val']['epoch']} "
+        f"(val {best['val']['val_accuracy']:.2f} %)",
+    ]

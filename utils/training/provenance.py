@@ -1,0 +1,126 @@
+"""How to get a run's result again: `run.json` of a run folder, and what differs between two runs.
+
+`run.json` holds "data" (a fingerprint of the data folder) and "starts", one entry for each time that the run was
+started or gone on with: when, the command line and its folder, device, package versions, git commit.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataset import files
+from dataset.check.folder import EVERY_FILE, WEAK_FILES
+from utils.base import processes
+from utils.base.errors import UserError
+
+FILE = "run.json"
+
+
+_PACKAGES = ("torch", "numpy", "h5py", "pydantic", "tensorboard", "tqdm")
+
+
+_HASHED_BYTES = 64 * 2**20  # up to this size a file's content is hashed too; the visual features are larger
+
+
+_Difference = tuple[str, Any, Any]  # what differs, here, there
+
+
+def this_start(command: list[str], device: torch.device) -> dict[str, Any]:
+    """Who is computing what, where and with which code: an entry of "starts"."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(command),
+        "folder": os.getcwd(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "processes": processes.world(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "git": git_state(),
+    }
+
+
+@functools.cache
+def git_state() -> dict[str, Any] | None:
+    """Commit of this code and the files that differ from it; None where it isn't a git checkout."""
+    root = Path(__file__).parents[2]
+    try:
+        commit = _git(root, "rev-parse", "HEAD").strip()
+        changed = [line[3:] for line in _git(root, "status", "--porcelain").splitlines()]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(changed), "changed": changed[:50]}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def fingerprint(root: str | os.PathLike, weak: bool) -> dict[str, dict[str, Any]]:
+    """Size, shape and type of each file that a setting reads, and the SHA-256 of all but the large ones.
+
+    Raises UserError (see `dataset.files`) for a file that is not what its name says.
+    """
+    prints = {}
+    for name in EVERY_FILE:
+        path = Path(root) / name
+        if (name in WEAK_FILES and not weak) or not path.exists():
+            continue
+        found: dict[str, Any] = {"bytes": path.stat().st_size}
+        if name != files.ANNOTATIONS:
+            with files.open_array(path) as array:
+                found |= {"shape": list(array.shape), "type": str(array.dtype)}
+        if found["bytes"] <= _HASHED_BYTES:
+            with open(path, "rb") as file:
+                found["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        prints[name] = found
+    return prints
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """`run.json` of a run folder. Raises UserError when it is damaged; it is {} when there is none."""
+    path = folder / FILE
+    if not path.exists():
+        return {}
+    content = _read_json(path)
+    if not isinstance(content.get("data"), dict) or not isinstance(content.get("starts"), list):
+        raise UserError(f"{path}: is damaged; move it away, it is written anew when the run goes on")
+    return content
+
+
+def data_difference(here: dict[str, Any], there: dict[str, Any]) -> list[_Difference]:
+    """What differs between two data fingerprints: ("visual_feature.h5 shape", here, there), ..."""
+    return differences(here, there)
+
+
+def differences(ours: Any, theirs: Any, name: str = "") -> list[_Difference]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            difference
+            for key in {**ours, **theirs}
+            for difference in differences(ours.get(key), theirs.get(key), f"{name} {key}".strip())
+        ]
+    return [] if ours == theirs else [(name, ours, theirs)]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    return content if isinstance(content, dict) else {}

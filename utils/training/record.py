@@ -1,0 +1,243 @@
+"""The run folder: resolved config, how the run was made, log, one JSON line an epoch, TensorBoard events."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import sys
+import threading
+import weakref
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from utils.base.atomic import make_folder, write_error, write_text, writing
+from utils.base.checkpoint import BEST, LAST
+from utils.base.errors import UserError
+from utils.config.files import flat
+from utils.config.settings import Config
+from utils.evaluation.protocols import METRICS, epoch_of
+from utils.training import provenance
+
+_log = logging.getLogger(__name__)
+
+
+def log_to_terminal() -> None:
+    """Send the project's messages to standard output."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    threading.excepthook = _say_thread_failed
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+
+
+def _say_thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Say nothing of TensorBoard's writing thread: what stops it is raised again where the next number is written."""
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(failure)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that stops the run when it can't be written, where logging would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        raise write_error(self.baseFilename, error) if isinstance(error, OSError) else error
+
+
+class Recorder:
+    """Owns a run folder while a run writes to it.
+
+    Making one takes hold of the folder and looks whether the run may be recorded there; `begin` writes.
+
+    Args:
+        folder: the run folder; made if it isn't there.
+        data: fingerprint of the run's data (see `provenance.fingerprint`).
+        new: whether the run is new, and must not find another one there, or goes on.
+
+    Raises:
+        UserError: the folder holds a run already, another process writes to it, it can't be written, or the run
+            that is to go on was made from other data.
+    """
+
+    def __init__(self, folder: Path, data: dict[str, Any], new: bool) -> None:
+        self.folder, self.data = make_folder(folder), data
+        self._lock = _lock(self.folder)
+        self._writer: SummaryWriter | None = None
+        try:
+            self._earlier_starts = [] if new else self._starts_on_this_data()
+            if new:
+                self._check_free()
+        except BaseException:
+            self._lock.close()
+            raise
+        # What is logged before `begin` belongs in the log too.
+        self._handler: logging.Handler = MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL)
+        logging.getLogger().addHandler(self._handler)
+
+    def begin(self, config: Config, start: dict[str, Any], epochs_done: int, steps_done: int) -> None:
+        """Write `config.json` and `run.json`; drop what a killed run wrote about later epochs and steps.
+
+        Args:
+            config: as resolved.
+            start: how this process computes (see `provenance.this_start`).
+            epochs_done, steps_done: where the run goes on, both counted from its first; 0 for a new one.
+        """
+        write_text(self.folder / "config.json", json.dumps(config.model_dump(), indent=2) + "\n")
+        story = {"data": self.data, "starts": [*self._earlier_starts, start]}
+        write_text(self.folder / provenance.FILE, json.dumps(story, indent=2) + "\n")
+        self._drop_after(epochs_done)
+        early = self._handler
+        with writing(self.folder):
+            # Everything in TensorBoard stands at its training step, so that one number says what to purge.
+            self._writer = SummaryWriter(str(self.folder), purge_step=steps_done + 1)
+            self._handler = _LogFile(self.folder / "log.txt", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger().addHandler(self._handler)
+        logging.getLogger().removeHandler(early)
+        early.setTarget(self._handler)
+        early.close()
+
+    def epoch(self, metrics: dict[str, Any], step: int) -> None:
+        """Append an epoch's line to `metrics.jsonl` and its numbers to TensorBoard; `step` was its last."""
+        path = self.folder / METRICS
+        with writing(path), open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.step(_flat(metrics), step, group="epoch")
+
+    def step(self, values: dict[str, float], step: int, group: str = "step") -> None:
+        """Add numbers of a training step (counted from the run's first) to TensorBoard."""
+        with writing(self.folder):
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)
+
+    def histograms(self, values: dict[str, Tensor], step: int) -> None:
+        """Add the distributions of some numbers after a training step (counted from the run's first) to TensorBoard."""
+        with writing(self.folder):
+            for name, numbers in values.items():
+                self._writer.add_histogram(name, numbers, step)
+
+    def outcome(self, config: Config, accuracies: dict[str, float], steps_done: int) -> None:
+        """Add a finished run's settings and what came of them to TensorBoard's HParams, where runs compare."""
+        settings = {name: _hparam(value) for name, value in flat(config.model_dump()).items()}
+        with writing(self.folder):
+            # One step past the last: a run that goes on purges it, and has its own to tell.
+            self._writer.add_hparams(settings, accuracies, run_name=".", global_step=steps_done + 1)
+
+    def flush(self) -> None:
+        """Hand everything recorded so far to the operating system."""
+        with writing(self.folder):
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Flush everything and let go of the folder."""
+        logging.getLogger().removeHandler(self._handler)
+        try:
+            with writing(self.folder):
+                if self._writer is not None:
+                    self._writer.close()
+                self._handler.close()
+        finally:
+            self._lock.close()
+
+    def _check_free(self) -> None:
+        if (self.folder / LAST).exists():
+            raise UserError(
+                f"{self.folder}: holds a run already ({_epochs(self.folder / METRICS)} epochs); go on with it by "
+                f"--resume last, or choose another folder with --snapshot_pref"
+            )
+        if (self.folder / BEST).exists():
+            raise UserError(
+                f"{self.folder / BEST}: would be overwritten by a new run; move it away, or choose another folder "
+                f"with --snapshot_pref"
+            )
+
+    def _starts_on_this_data(self) -> list[dict[str, Any]]:
+        """The starts that `run.json` tells of. Raises UserError when they used other data."""
+        story = provenance.read(self.folder)
+        differing = provenance.data_difference(self.data, story.get("data", self.data))
+        if differing:
+            what, here, there = differing[0]
+            raise UserError(
+                f"{self.folder}: the run was trained on other data, so going on would be another run: {what} is "
+                f"{here}, was {there}; put the data back, or start a new run from its weights"
+            )
+        return story.get("starts", [])
+
+    def _drop_after(self, epochs_done: int) -> None:
+        path = self.folder / METRICS
+        if path.exists():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if epoch_of(line) <= epochs_done]
+            write_text(path, "".join(line + "\n" for line in kept))
+
+
+class Spectator:
+    """In the place of a Recorder, in a process that leaves the recording to another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, config: Config, start: dict[str, Any], epochs_done: int, steps_done: int) -> None: ...
+
+    def epoch(self, metrics: dict[str, Any], step: int) -> None: ...
+
+    def step(self, values: dict[str, float], step: int, group: str = "step") -> None: ...
+
+    def histograms(self, values: dict[str, Tensor], step: int) -> None: ...
+
+    def outcome(self, config: Config, accuracies: dict[str, float], steps_done: int) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _lock(folder: Path) -> Any:
+    """Hold the folder for this process; the operating system lets go when the process ends, however it ends."""
+    with writing(folder / ".lock"):
+        file = open(folder / ".lock", "w")  # noqa: SIM115 - held open for as long as the run lasts
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(
+            f"{folder}: another process is writing to this run folder; wait for it, or choose another folder with "
+            f"--snapshot_pref"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise write_error(folder / ".lock", error) from error
+        _log.warning(f"{folder}: its file system has no locks; let no second run write to this folder")
+    # A loader's worker outlives a killed run by seconds, and must not hold its folder for as long.
+    held = weakref.ref(file)
+    os.register_at_fork(after_in_child=lambda: (inherited := held()) and inherited.close())
+    return file
+
+
+def _epochs(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+
+
+def _hparam(value: Any) -> bool | str | float:
+    """A setting as HParams can show it."""
+    return value if isinstance(value, bool | str | int | float) else json.dumps(value)
+
+
+def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and key != "epoch":
+            flat[prefix + key] = float(value)
+    return flat

@@ -1,0 +1,337 @@
+"""What both mains do around their network: begin, find a checkpoint, train, evaluate, say where the results are."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from dataset import files
+from dataset.ave import AVEDataset, WeakAVEDataset
+from dataset.check.folder import require_trainable
+from dataset.labels import clip_names
+from dataset.loading import Shard, place
+from dataset.synthetic import generate
+from dataset.trivial import leaked_clips, trivial_accuracies
+from model.prediction import Reading
+from utils.base import checkpoint, processes
+from utils.base.devices import choose_device, dtype_of, named_gpus
+from utils.base.errors import UserError
+from utils.base.memory import keep_freed_memory
+from utils.config import files as config_files
+from utils.config import settings as config_settings
+from utils.config.command_line import Options
+from utils.config.settings import Config, DataSettings
+from utils.evaluation import results
+from utils.evaluation.evaluate import Evaluation, accuracy, choose_threshold, evaluate
+from utils.evaluation.metrics import detailed
+from utils.evaluation.protocols import protocols
+from utils.training import launching, provenance
+from utils.training.loop import fit, protocol_lines
+from utils.training.randomness import seed_everything, seed_process
+from utils.training.record import Recorder, Spectator, log_to_terminal
+from utils.training.state import Position, Training
+
+# A resumed run may differ from the one before in these; in anything else it would be another run.
+_MAY_CHANGE = ("data.root", "data.features", "data.workers", "data.generate", "train.compile", "train.n_epoch",
+               "train.print_freq", "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref",
+               "eval.split", "eval.test_batch_size", "eval.exclude_leaked")  # fmt: skip
+
+_log = logging.getLogger(__name__)
+
+
+class Experiment(NamedTuple):
+    """What a main hands over: a network and its loss, and how its setting reads data, outputs and checkpoints."""
+
+    network: nn.Module
+    loss: nn.Module
+    dataset: type[AVEDataset]
+    reading: Reading  # how an output becomes segments
+    load_official: Callable  # loads an authors' state_dict into the network
+    official_files: tuple[str, ...]  # names that the authors' checkpoint of this setting goes by
+
+
+def begin(config: Config, options: Options) -> torch.device:
+    """Set up messages, memory, seeds and the device, and generate the demo's data if that is what is configured.
+
+    For several GPUs, start one process for each instead, and end with them.
+    """
+    log_to_terminal()
+    keep_freed_memory()
+    gpus = named_gpus(options.gpu)
+    if len(gpus) > 1 and not processes.is_member():
+        sys.exit(launching.launch(len(gpus)))
+    device, story = choose_device(options.gpu)
+    processes.join(device)
+    if processes.rank() > 0:
+        logging.getLogger().setLevel(logging.WARNING)
+    _log.info(story)
+    if processes.local_rank() == 0:
+        generate_once(config.data)
+    processes.barrier()
+    seed_everything(config.train.seed)
+    return device
+
+
+def run(experiment: Experiment, config: Config, options: Options, device: torch.device) -> None:
+    """Train, or with --evaluate evaluate, and say where the results are."""
+    experiment.network.to(device, dtype_of(config.train.precision))
+    with processes.together():
+        # Files are looked for, and checkpoints read, by the first process alone: only its machine may have them.
+        path = processes.of_first(lambda: _named_checkpoint(config, options))
+        if options.evaluate:
+            path = path or processes.of_first(lambda: _find_checkpoint(experiment, config))
+            _test(experiment, config, options, device, path)
+        else:
+            _train(experiment, config, options, device, path)
+
+
+def _train(experiment: Experiment, config: Config, options: Options, device: torch.device, path: Path | None) -> None:
+    network, dtype = experiment.network, dtype_of(config.train.precision)
+    state = None
+    if path is not None:
+        content = _load_weights(experiment, config, path)
+        state = content.get("training")
+        if state is None:
+            _log.info(f"{path} holds weights only: a new run starts from them, in {config.train.snapshot_pref}")
+        else:
+            config = processes.of_first(lambda: _config_to_go_on(config, options, content, path))
+    folder = Path(config.train.snapshot_pref)
+    weak = issubclass(experiment.dataset, WeakAVEDataset)
+    require_trainable(config.data.root, weak)
+    datasets = {split: experiment.dataset(config.data.root, split, dtype) for split in files.SPLITS}
+    _check_fits(datasets["train"], config)
+    if processes.rank() == 0:
+        recorder = Recorder(folder, provenance.fingerprint(config.data.root, weak), new=state is None)
+    else:
+        recorder = Spectator(folder)
+    try:
+        sizes = {split: config.eval.test_batch_size for split in datasets} | {"train": config.train.batch_size}
+        batches = place(datasets, config.data, sizes, device, dtype, config.train.seed, _shard())
+        training = Training(network, experiment.loss, experiment.reading, batches, config, recorder)
+        seed_process(config.train.seed)
+        if state is not None:
+            training.restore(state)
+            experiment.reading.restore(content.get("reading", {}))
+            _check_goes_on(training.position, config, path)
+            _log.info(f"going on after {training.position} of {path}")
+        done = training.position
+        start = provenance.this_start(options.command, device)
+        start["shuffled"] = "clips among a few blocks" if batches["train"].in_blocks else "all clips"
+        recorder.begin(config, start, done.epoch, done.epoch * len(batches["train"]) + done.step)
+        _log.info(
+            f"training {type(network).__name__} ({sum(p.numel() for p in network.parameters()):,} parameters) on "
+            f"{len(datasets['train'])} clips; everything is recorded in {folder}"
+        )
+        best = fit(training)
+        protocol_accuracies = {
+            "authors_protocol/test_accuracy": best["test"]["test_accuracy"],
+            "validation_protocol/test_accuracy": best["val"]["test_accuracy"],
+            "validation_protocol/val_accuracy": best["val"]["val_accuracy"],
+        }
+        recorder.outcome(config, protocol_accuracies, training.position.epoch * len(batches["train"]))
+        for line in protocol_lines(best):
+            _log.info(line)
+    finally:
+        recorder.close()
+    _test(experiment, config, options, device, folder / checkpoint.BEST)
+
+
+def _config_to_go_on(config: Config, options: Options, content: dict[str, Any], path: Path) -> Config:
+    """The config of a run that goes on from a checkpoint: in its folder. Raises UserError for one that can't."""
+    _check_same_run(config, content, path)
+    folder = path.parent
+    if "train.snapshot_pref" in options.named and Path(config.train.snapshot_pref).resolve() != folder.resolve():
+        raise UserError(
+            f"--resume {path} goes on in its own folder, but --snapshot_pref names {config.train.snapshot_pref}; "
+            f"leave one out"
+        )
+    if path.name != checkpoint.LAST and (folder / checkpoint.LAST).exists():
+        raise UserError(
+            f"{path}: going on from it would overwrite {folder / checkpoint.LAST}; go on from that one "
+            f"(--resume last), or copy this one to a folder of its own"
+        )
+    return config.model_copy(update={"train": config.train.model_copy(update={"snapshot_pref": str(folder)})})
+
+
+def _check_goes_on(position: Position, config: Config, path: Path) -> None:
+    if position.epoch >= config.train.n_epoch and not position.best:
+        raise UserError(
+            f"{path}: has done {position.epoch} epochs, none of them evaluated (train.eval_freq is "
+            f"{config.train.eval_freq}); ask for more epochs with --n_epoch"
+        )
+
+
+def _test(experiment: Experiment, config: Config, options: Options, device: torch.device, path: Path) -> None:
+    content = _load_weights(experiment, config, path)
+    _settle(experiment, config, content, device)
+    split = config.eval.split
+    require_trainable(config.data.root, weak=False, splits=(split,))
+    dataset = AVEDataset(config.data.root, split, dtype_of(config.train.precision))
+    _check_fits(dataset, config)
+    sizes = {split: config.eval.test_batch_size}
+    batches = place({split: dataset}, config.data, sizes, device, dataset.dtype, seed=0, shard=_shard())
+    result = evaluate(experiment.network, batches[split], experiment.reading, config.train.precision, attention=True)
+    trivial = trivial_accuracies(dataset.labels)
+    metrics: dict[str, Any] = {
+        "accuracy": result.accuracy,
+        "clips": result.target.shape[0],
+        "segments": result.target.numel(),
+        "split": split,
+        "model": type(experiment.network).__name__,
+        "right_category_everywhere": trivial.right_category,
+        "best_single_label": trivial.best_single_label,
+        "reading": experiment.reading.description,
+        **experiment.reading.state(),
+        "checkpoint": str(path),
+        "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,
+        "data_root": config.data.root,
+        "generated": (Path(config.data.root) / files.GENERATED).exists(),
+    }
+    if config.eval.exclude_leaked:
+        metrics |= _without_leaked(dataset, result)
+    folder = Path(options.output or path.parent / f"eval-{split}")
+    if processes.rank() == 0:
+        names = clip_names(config.data.root, dataset.categories)
+        metrics["protocols"] = protocols(path.parent) if checkpoint.is_ours(content) else None
+        metrics |= detailed(result, names.categories)
+        results.write(folder, metrics, result, dataset.rows, names)
+        from utils.report import page as report_page  # only now: what draws figures takes a second to import
+
+        report_page.write(folder)
+    chosen = f", epoch {content['epoch']}" if checkpoint.is_ours(content) else ""
+    _log.info(f"{path}{chosen}: {split} accuracy {result.accuracy:.2f} % over {metrics['clips']} clips "
+              f"({metrics['segments']} segments); {experiment.reading.description}")  # fmt: skip
+    if config.eval.exclude_leaked:
+        _log.info(
+            f"without the {metrics['leaked_clips']} clips whose video is also in the training split: "
+            f"{metrics['accuracy_without_leaked']:.2f} %"
+        )
+    _log.info(f"naming the right category in every segment would give {trivial.right_category:.2f} %")
+    _log.info(f"results: {folder / results.METRICS}, {folder / results.PREDICTIONS}")
+    _log.info(f"to look at: {folder / results.REPORT}")
+
+
+def _without_leaked(dataset: AVEDataset, result: Evaluation) -> dict[str, Any]:
+    """Accuracy without the clips of a split whose video the network was trained on."""
+    leaked = np.isin(dataset.rows, leaked_clips(dataset.root, dataset.split))
+    if leaked.all():
+        raise UserError(
+            f"{dataset.root}: every clip of the {dataset.split} split has its video in the training split too; "
+            f"set eval.exclude_leaked to false"
+        )
+    kept = torch.from_numpy(~leaked)
+    return {
+        "accuracy_without_leaked": accuracy(result.segments[kept], result.target[kept]),
+        "leaked_clips": int(leaked.sum()),
+    }
+
+
+def _settle(experiment: Experiment, config: Config, content: dict[str, Any], device: torch.device) -> None:
+    """Give the reading its threshold: the checkpoint's, else one chosen on the training split."""
+    reading = experiment.reading
+    reading.restore(content.get("reading", {}) if checkpoint.is_ours(content) else {})
+    if reading.chooses and reading.threshold is None:
+        _log.info("the checkpoint holds no threshold for this reading: choosing one on the training split")
+        dataset = experiment.dataset(config.data.root, "train", dtype_of(config.train.precision))
+        _check_fits(dataset, config)
+        sizes = {"train": config.eval.test_batch_size}
+        # Streamed: a part of the split is enough.
+        data = config.data.model_copy(update={"features": "stream"})
+        batches = place({"train": dataset}, data, sizes, device, dataset.dtype, config.train.seed, _shard())
+        choose_threshold(experiment.network, batches["train"], reading, config.train.precision)
+
+
+def _shard() -> Shard:
+    return Shard(processes.rank(), processes.world())
+
+
+def generate_once(settings: DataSettings) -> None:
+    """Generate the data set that a config describes, unless it is there already."""
+    if settings.generate is not None:
+        generate.generate(settings.root, generate.Settings(**settings.generate.model_dump()))
+
+
+def _named_checkpoint(config: Config, options: Options) -> Path | None:
+    """The checkpoint that --resume names, if any; "last" is the run folder's own."""
+    if options.resume is None:
+        return None
+    if options.resume != "last":
+        return Path(options.resume)
+    path = Path(config.train.snapshot_pref) / checkpoint.LAST
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint, so no run to go on with; start one without --resume last")
+    return path
+
+
+def _find_checkpoint(experiment: Experiment, config: Config) -> Path:
+    """What to evaluate when nothing is named: the run's best, else the authors' file there, or right in Exps/."""
+    run_folder = Path(config.train.snapshot_pref)
+    if (run_folder / checkpoint.BEST).exists():
+        return run_folder / checkpoint.BEST
+    for folder in (run_folder, Path("Exps")):
+        for pattern in experiment.official_files:
+            found = sorted(folder.glob(pattern))
+            if found:
+                return found[0]
+    main = "supv" if config.model.name == config_settings.SUPERVISED else "weak"
+    raise UserError(
+        f"{run_folder}: no checkpoint to evaluate; train one with `bash {main}_train.sh`, fetch the authors' with "
+        f"`python -m dataset.download --checkpoints`, or name one with --resume FILE"
+    )
+
+
+def _load_weights(experiment: Experiment, config: Config, path: Path) -> dict[str, Any]:
+    """Load a checkpoint of either kind into the network; returns its content."""
+    content = processes.of_first(lambda: checkpoint.load(path))
+    if not checkpoint.is_ours(content):
+        try:
+            experiment.load_official(experiment.network, content)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        return content
+    theirs = config_files.build(content["config"], source=f"{path}, its config")
+    if theirs.model.name != config.model.name:
+        main = config_settings.MAINS[theirs.model.name]
+        raise UserError(f"{path}: is a checkpoint of the other setting ({theirs.model.name}); {main} reads it")
+    differing = [line for line in config_files.difference(config, theirs) if line.startswith("model.")]
+    if differing:
+        raise UserError(
+            f"{path}: holds another network than the config describes: {'; '.join(differing)}; "
+            f"name the config it was trained with by --config"
+        )
+    try:
+        experiment.network.load_state_dict(content["network"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: its weights are damaged ({error}); use another checkpoint of the run") from error
+    return content
+
+
+def _check_same_run(config: Config, content: dict[str, Any], path: Path) -> None:
+    theirs = config_files.build(content["config"], source=f"{path}, its config")
+    differing = [line for line in config_files.difference(config, theirs) if not line.startswith(_MAY_CHANGE)]
+    if differing:
+        raise UserError(
+            f"{path}: was trained with other settings, so going on would be another run: {'; '.join(differing)}; "
+            f"use its own ({path.parent / 'config.json'}), or start a new run from its weights"
+        )
+
+
+def _check_fits(dataset: AVEDataset, config: Config) -> None:
+    """Raise UserError when the files have other sizes than the config's network."""
+    root = dataset.root
+    for name, size, key, wanted in (
+        (files.VISUAL, dataset.sources[0].visual_shape[-1], "video_inputdim", config.model.video_inputdim),
+        (files.AUDIO, dataset.sources[0].audio_shape[-1], "audio_inputdim", config.model.audio_inputdim),
+        ("labels", dataset.categories, "categories", config.model.categories),
+    ):
+        if size != wanted:
+            raise UserError(
+                f"{root / name}: has {size} where the config says model.{key} = {wanted}; change one of them"
+            )
