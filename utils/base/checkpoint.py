@@ -35,7 +35,8 @@ def save(path: str | os.PathLike, content: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
     with atomic_path(path) as part:
-        part.write_bytes(buffer.getbuffer())
+        # Not getbuffer(): a write that fails leaves its view in the traceback, and Python 3.12 crashes on freeing it.
+        part.write_bytes(buffer.getvalue())
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:

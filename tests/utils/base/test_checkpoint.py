@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import helpers_bad
@@ -88,6 +89,17 @@ def test_a_full_device_names_itself(tmp_path):
     with pytest.raises(UserError, match="the disk is full"):
         checkpoint.save(path, CONTENT | {"epoch": 4})
     assert checkpoint.load(path)["epoch"] == 3
+
+
+def test_a_failed_save_leaves_no_view_of_its_buffer(tmp_path, monkeypatch):
+    """The error's traceback keeps what the write was given: a view of the buffer there crashes Python 3.12."""
+    buffer = io.BytesIO()
+    monkeypatch.setattr(checkpoint, "io", SimpleNamespace(BytesIO=lambda: buffer))
+    (tmp_path / "folder").write_bytes(b"in the way")
+    with pytest.raises(UserError) as kept:
+        checkpoint.save(tmp_path / "folder" / "x.pth.tar", CONTENT)
+    assert kept.value.__cause__ is not None
+    buffer.close()  # raises BufferError while a view of it lives
 
 
 @pytest.mark.parametrize("moment", ["last", "best", "metrics.jsonl", "tensorboard", "log.txt"])
