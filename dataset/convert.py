@@ -58,7 +58,7 @@ def convert(source: str | os.PathLike, destination: str | os.PathLike, dtype: st
     largest_error = largest_value = 0.0
     with atomic_path(destination) as part:
         _reserve(part, size)
-        places = _lay_out(part, shape, dtype, _fingerprint(source))
+        offsets = _lay_out(part, shape, dtype, _fingerprint(source))
         # HDF5 crashes the process, at its end, when a disk fills under it; so it only says where a clip's
         # values belong, and they are written there without it.
         with (
@@ -70,8 +70,8 @@ def convert(source: str | os.PathLike, destination: str | os.PathLike, dtype: st
                 error = np.abs(converted.astype(block.dtype) - block).max(initial=0)
                 largest_error = max(largest_error, float(error))
                 largest_value = max(largest_value, float(np.abs(block).max(initial=0)))
-                for place, clip in zip(places[start : start + len(block)], converted, strict=True):
-                    file.seek(place)
+                for offset, clip in zip(offsets[start : start + len(block)], converted, strict=True):
+                    file.seek(offset)
                     file.write(clip.tobytes())
                 progress.update(len(block))
     return Rounding(largest_error, largest_value)
@@ -99,7 +99,7 @@ def _reserve(part: Path, size: int) -> None:
 
 
 def _lay_out(part: Path, shape: tuple[int, ...], dtype: str, fingerprint: str) -> np.ndarray:
-    """Create the file `part` with room for the array, in chunks of a clip; the place of each clip, [clips] int64."""
+    """Create the file `part` with room for the array, in chunks of a clip; the offset of each clip, [clips] int64."""
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_chunk((1, *shape[1:]))
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -114,7 +114,7 @@ def _lay_out(part: Path, shape: tuple[int, ...], dtype: str, fingerprint: str) -
         )
         array = file[files.KEY]
         array.attrs[_SOURCE] = fingerprint
-        return files.row_places(array)
+        return files.row_offsets(array)
 
 
 def _fingerprint(source: Path) -> str:

@@ -131,7 +131,7 @@ def checked_array(file: h5py.File, path: str | os.PathLike) -> h5py.Dataset:
     return array
 
 
-def row_places(array: h5py.Dataset) -> np.ndarray | None:
+def row_offsets(array: h5py.Dataset) -> np.ndarray | None:
     """Where each row's bytes begin in the file, [rows] int64, when every row lies there in one piece as stored.
 
     That is so in a contiguous array, the authors' layout, and in one of uncompressed chunks of a row each
@@ -144,13 +144,13 @@ def row_places(array: h5py.Dataset) -> np.ndarray | None:
         return None if start is None else start + row_bytes * np.arange(rows)
     if not plain or array.chunks != (1, *array.shape[1:]) or array.id.get_num_chunks() != rows:
         return None
-    places = np.empty(rows, dtype=np.int64)
+    offsets = np.empty(rows, dtype=np.int64)
 
     def note(chunk: h5py.h5d.StoreInfo) -> None:
-        places[chunk.chunk_offset[0]] = chunk.byte_offset
+        offsets[chunk.chunk_offset[0]] = chunk.byte_offset
 
     array.id.chunk_iter(note)
-    return places
+    return offsets
 
 
 def read_array(path: str | os.PathLike) -> np.ndarray:

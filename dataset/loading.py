@@ -22,8 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 from dataset.ave import AVEDataset
 from dataset.prefetch import ahead
 from dataset.rows import read_clips, resident_dtype, split_bytes
-from utils.base import memory, processes
-from utils.config.settings import DataSettings
+from utils.base import memory
 
 BLOCK_CLIPS = 64  # neighbours in the file that are read together when streaming
 POOL_BLOCKS = 8  # blocks among which a streamed clip is shuffled; two pools are in memory at a time
@@ -59,9 +58,9 @@ class Batches(ABC):
     """Batches of one split; subclasses say where the features come from.
 
     Args:
-        dataset: the split.
+        dataset: the split; features are handed out in its `dtype` (labels stay float32).
         batch_size: clips a step, over all processes. The last, shorter batch is kept.
-        device, dtype: of the features handed out (labels stay float32).
+        device: of the features and labels handed out.
         seed: None keeps the split's order (evaluation); a number shuffles each epoch anew.
 
     Attributes:
@@ -76,12 +75,11 @@ class Batches(ABC):
         dataset: AVEDataset,
         batch_size: int,
         device: torch.device,
-        dtype: torch.dtype,
         seed: int | None = None,
         shard: Shard = _ALONE,
     ) -> None:
         self.dataset, self.batch_size, self.seed, self.shard = dataset, batch_size, seed, shard
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype = device, dataset.dtype
 
     def __len__(self) -> int:
         """Steps an epoch."""
@@ -169,7 +167,7 @@ class ResidentBatches(Batches):
 
     def __init__(self, *args, home: torch.device, workers: int = 2, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        stored = resident_dtype(self.dataset, self.dtype)
+        stored = resident_dtype(self.dataset)
         everything = torch.arange(len(self.dataset))
         self.visual, self.audio = read_clips(
             self.dataset,
@@ -189,9 +187,9 @@ class ResidentBatches(Batches):
     def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
         order = torch.cat([torch.empty(0, dtype=torch.int64), *(clips for clips, _ in steps)])
         # To the device at once: a copy for each step would wait there until the step before is computed.
-        places = order.to(self.visual.device).split([len(clips) for clips, _ in steps])
-        for (clips, weight), rows in zip(steps, places, strict=True):
-            visual, audio, labels = (x.index_select(0, rows) for x in (self.visual, self.audio, self.labels))
+        positions = order.to(self.visual.device).split([len(clips) for clips, _ in steps])
+        for (clips, weight), chosen in zip(steps, positions, strict=True):
+            visual, audio, labels = (x.index_select(0, chosen) for x in (self.visual, self.audio, self.labels))
             yield Batch(visual, audio, labels, clips, weight)
 
 
@@ -224,7 +222,7 @@ class StreamedBatches(Batches):
 
     def _read_pool(self, pool: list[tuple[Tensor, float]]) -> tuple[Tensor, Tensor, list[tuple[Tensor, float]]]:
         clips = torch.cat([clips for clips, _ in pool])
-        dtype = resident_dtype(self.dataset, self.dtype)
+        dtype = resident_dtype(self.dataset)
         visual, audio = read_clips(self.dataset, clips, dtype, torch.device("cpu"), self.workers)
         return visual, audio, pool
 
@@ -260,56 +258,68 @@ class _Steps(Sampler):
         return len(self.steps)
 
 
-def place(
+# From the fastest to the one that takes the least memory, with what is said of each.
+_KINDS = {
+    "device": (ResidentBatches, "resident in the device's memory"),
+    "host": (ResidentBatches, "resident in main memory"),
+    "stream": (StreamedBatches, "streamed from the files, in shuffled blocks"),
+    "loader": (LoaderBatches, "read clip by clip by a DataLoader"),
+}
+PLACEMENTS = tuple(_KINDS)
+
+
+def make_batches(
     datasets: dict[str, AVEDataset],
-    settings: DataSettings,
+    placement: str,
     batch_sizes: dict[str, int],
     device: torch.device,
-    dtype: torch.dtype,
     seed: int,
     shard: Shard = _ALONE,
+    workers: int = 2,
 ) -> dict[str, Batches]:
-    """Batches for each split of a run, the features where `settings.features` says or where they fit.
+    """Batches for each split of a run. Logs where the features are.
 
-    The split "train" is shuffled by `seed`; the others keep their order. Logs where the features are.
+    The split "train" is shuffled by `seed`; the others keep their order.
+
+    Args:
+        placement: where the features wait, one of PLACEMENTS (`fitting_placement` chooses one).
+        workers: reading threads; worker processes of "loader".
     """
-    needed = sum(split_bytes(dataset, dtype) for dataset in datasets.values())
-    where = settings.features if settings.features != "auto" else _where_it_fits(needed, device)
-    _log.info(f"features: {needed / 2**30:.1f} GiB {_PLACES[where]}")
-    kind = {"stream": StreamedBatches, "loader": LoaderBatches}.get(where, ResidentBatches)
-    more = {"home": device if where == "device" else torch.device("cpu")} if kind is ResidentBatches else {}
+    kind, said = _KINDS[placement]
+    _log.info(f"features: {_bytes_of(datasets) / 2**30:.1f} GiB {said}")
+    more = {"home": device if placement == "device" else torch.device("cpu")} if kind is ResidentBatches else {}
     return {
         split: kind(
             dataset,
             batch_sizes[split],
             device,
-            dtype,
             seed=seed if split == "train" else None,
             shard=shard,
-            workers=settings.workers,
+            workers=workers,
             **more,
         )
         for split, dataset in datasets.items()
     }
 
 
-_PLACES = {
-    "device": "resident in the device's memory",
-    "host": "resident in main memory",
-    "stream": "streamed from the files, in shuffled blocks",
-    "loader": "read clip by clip by a DataLoader",
-}
+def fitting_placement(datasets: dict[str, AVEDataset], device: torch.device, processes: int = 1) -> str:
+    """The fastest of "device", "host" and "stream" for which there is room.
 
+    Several processes of one run must agree on one: streaming visits the clips in an order of its own.
 
-def _where_it_fits(needed: int, device: torch.device) -> str:
-    """The fastest place with room in every process: all must have the same, since streaming has an order of its own."""
+    Args:
+        processes: how many processes share this machine's main memory, each with features of its own.
+    """
+    needed = _bytes_of(datasets)
     if device.type == "cuda" and needed + DEVICE_RESERVE < torch.cuda.mem_get_info(device)[0]:
-        mine = "device"
-    elif needed + HOST_RESERVE < memory.available() // processes.local_world():
-        mine = "host"
-    else:
-        mine = "stream"
-    return max(processes.everyones(mine), key=("device", "host", "stream").index)
+        return "device"
+    if needed + HOST_RESERVE < memory.available() // processes:
+        return "host"
+    return "stream"
+
+
+def _bytes_of(datasets: dict[str, AVEDataset]) -> int:
+    return sum(split_bytes(dataset) for dataset in datasets.values())
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from test_golden import TOLERANCE, deviation, features
 import supv_main
 import weak_main
 from dataset.ave import AVEDataset
-from dataset.loading import Batches, ResidentBatches, place
+from dataset.loading import Batches, ResidentBatches, fitting_placement, make_batches
 from model import build_model
 from model.losses import SupervisedLoss
 from model.official import load_official
@@ -22,7 +22,6 @@ from model.prediction import Reading
 from utils.base.devices import dtype_of
 from utils.base.errors import EXIT_DONE
 from utils.config import files as config_files
-from utils.config.settings import DataSettings
 from utils.training.loop import train_one_epoch
 from utils.training.meter import Meter
 from utils.training.randomness import seed_everything
@@ -36,9 +35,8 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def _batches(data: Path, device: torch.device, where: str, dtype: torch.dtype = torch.float32) -> Batches:
-    return place(
-        {"train": AVEDataset(data, "train", dtype)}, DataSettings(features=where), {"train": 5}, device, dtype, 0
-    )["train"]
+    datasets = {"train": AVEDataset(data, "train", dtype)}
+    return make_batches(datasets, where, {"train": 5}, device, 0)["train"]
 
 
 def _training(data: Path, folder: Path, device: torch.device, where: str, **train: object) -> Training:
@@ -82,7 +80,9 @@ def test_streamed_batches_are_those_of_a_cpu(tiny_data: Path):
 
 
 def test_features_go_to_the_gpu_by_themselves(tiny_data: Path):
-    batches = _batches(tiny_data, GPU, "auto")
+    placement = fitting_placement({"train": AVEDataset(tiny_data, "train")}, GPU)
+    assert placement == "device"
+    batches = _batches(tiny_data, GPU, placement)
     assert isinstance(batches, ResidentBatches)
     assert batches.visual.device == GPU
 

@@ -101,13 +101,13 @@ def test_rows_are_found_in_every_layout_that_has_them_in_one_piece(tmp_path):
             "compressed": file.create_dataset("d", data=values, chunks=(1, 3, 4), compression="gzip"),
         }
         file.flush()
-        places = {name: files.row_places(array) for name, array in layouts.items()}
+        offsets = {name: files.row_offsets(array) for name, array in layouts.items()}
     content = (tmp_path / "file.h5").read_bytes()
     for name in ("contiguous", "by row"):
-        rows = [np.frombuffer(content, np.float32, 12, place) for place in places[name]]
+        rows = [np.frombuffer(content, np.float32, 12, offset) for offset in offsets[name]]
         np.testing.assert_array_equal(np.reshape(rows, values.shape), values)
-    assert places["by two rows"] is None
-    assert places["compressed"] is None
+    assert offsets["by two rows"] is None
+    assert offsets["compressed"] is None
 
 
 def test_a_second_run_does_nothing_and_a_changed_source_is_noticed(tiny_data, tmp_path, capsys):

@@ -12,14 +12,22 @@ from conftest import TINY_MODEL
 
 from dataset import loading
 from dataset.ave import AVEDataset, WeakAVEDataset
-from dataset.loading import Batch, Batches, LoaderBatches, ResidentBatches, Shard, StreamedBatches, place
+from dataset.loading import (
+    Batch,
+    Batches,
+    LoaderBatches,
+    ResidentBatches,
+    Shard,
+    StreamedBatches,
+    fitting_placement,
+    make_batches,
+)
 from dataset.prefetch import ahead
 from model import build_model
 from model.losses import SupervisedLoss
 from model.prediction import Reading
 from utils.base import memory
 from utils.config import files as config_files
-from utils.config.settings import DataSettings
 from utils.training.loop import train_one_epoch
 from utils.training.randomness import seed_everything
 from utils.training.record import Spectator
@@ -31,10 +39,10 @@ CPU = torch.device("cpu")
 
 def _batches(kind: str, dataset: AVEDataset, seed: int | None = 0, **more) -> Batches:
     if kind == "resident":
-        return ResidentBatches(dataset, 5, CPU, dataset.dtype, seed, home=CPU, **more)
+        return ResidentBatches(dataset, 5, CPU, seed, home=CPU, **more)
     if kind == "loader":
-        return LoaderBatches(dataset, 5, CPU, dataset.dtype, seed, **{"workers": 0, **more})
-    return StreamedBatches(dataset, 5, CPU, dataset.dtype, seed, **more)
+        return LoaderBatches(dataset, 5, CPU, seed, **{"workers": 0, **more})
+    return StreamedBatches(dataset, 5, CPU, seed, **more)
 
 
 KINDS = ("resident", "stream", "loader")
@@ -216,13 +224,19 @@ def test_memory_limits_of_control_groups_count(tmp_path: Path):
 def test_features_go_where_there_is_room(tiny_data: Path, monkeypatch: pytest.MonkeyPatch):
     datasets = {"train": AVEDataset(tiny_data, "train")}
 
-    def kind(room: int, features: str = "auto") -> type:
+    def fitting(room: int, processes: int = 1) -> str:
         monkeypatch.setattr(memory, "available", lambda: room)
-        placed = place(datasets, DataSettings(features=features), {"train": 5}, CPU, torch.float32, seed=0)
-        return type(placed["train"])
+        return fitting_placement(datasets, CPU, processes)
 
-    assert kind(loading.HOST_RESERVE + 2**30) is ResidentBatches
-    assert kind(loading.HOST_RESERVE) is StreamedBatches
-    assert kind(loading.HOST_RESERVE, "host") is ResidentBatches
-    assert kind(loading.HOST_RESERVE + 2**30, "stream") is StreamedBatches
-    assert kind(loading.HOST_RESERVE + 2**30, "loader") is LoaderBatches
+    assert fitting(loading.HOST_RESERVE + 2**30) == "host"
+    assert fitting(loading.HOST_RESERVE) == "stream"
+    assert fitting(2 * loading.HOST_RESERVE + 2**30, processes=2) == "host"
+    assert fitting(loading.HOST_RESERVE + 2**30, processes=2) == "stream"
+
+
+@pytest.mark.parametrize(
+    ("placement", "kind"), [("host", ResidentBatches), ("stream", StreamedBatches), ("loader", LoaderBatches)]
+)
+def test_each_placement_has_its_batches(tiny_data: Path, placement: str, kind: type[Batches]):
+    batches = make_batches({"train": AVEDataset(tiny_data, "train")}, placement, {"train": 5}, CPU, seed=0, workers=1)
+    assert type(batches["train"]) is kind

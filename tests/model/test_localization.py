@@ -13,13 +13,12 @@ import supv_main
 import weak_main
 from dataset.ave import WeakAVEDataset
 from dataset.files import ANNOTATIONS, LABELS
-from dataset.loading import place
+from dataset.loading import make_batches
 from model import build_model
 from model.cmbs import Explanation, WeakOutput
 from model.prediction import READINGS, WeakReading, otsu_threshold
 from utils.base import checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR
-from utils.config.settings import DataSettings
 from utils.evaluation.evaluate import choose_threshold
 
 BACKGROUND = 2  # of two categories
@@ -119,7 +118,7 @@ def test_choosing_needs_no_segment_label(tiny_data, tmp_path):
         torch.manual_seed(0)
         network = build_model({"name": "weak_main_model", **TINY_MODEL})
         dataset = WeakAVEDataset(root, "train")
-        batches = place({"train": dataset}, DataSettings(), {"train": 8}, torch.device("cpu"), torch.float32, seed=1)
+        batches = make_batches({"train": dataset}, "host", {"train": 8}, torch.device("cpu"), seed=1)
         reading = WeakReading("relative")
         choose_threshold(network, batches["train"], reading, "float32")
         thresholds.append(reading.threshold)

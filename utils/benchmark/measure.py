@@ -17,7 +17,7 @@ from torch import nn
 from dataset import files
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.labels import SEGMENTS
-from dataset.loading import Batch, Batches, place
+from dataset.loading import Batch, Batches, fitting_placement, make_batches
 from model import build_model
 from model.losses import SupervisedLoss, WeakLoss
 from model.prediction import Reading
@@ -281,9 +281,10 @@ def _timed_loading(task: Task, device: torch.device, splits: tuple[str, ...], ro
     kind = AVEDataset if task.config.model.name == config_settings.SUPERVISED else WeakAVEDataset
     dtype = dtype_of(task.way.precision)
     datasets = {split: kind(task.data_root, split, dtype) for split in splits}
-    settings = task.config.data.model_copy(update={"features": task.way.features})
     sizes = {split: task.config.eval.test_batch_size for split in splits} | {"train": task.config.train.batch_size}
-    batches = place(datasets, settings, sizes, device, dtype, task.config.train.seed)
+    placement = task.way.features if task.way.features != "auto" else fitting_placement(datasets, device)
+    workers = task.config.data.workers
+    batches = make_batches(datasets, placement, sizes, device, task.config.train.seed, workers=workers)
     roofline.synchronize(device)
     row.loading_seconds = time.perf_counter() - start
     row.features = type(batches[splits[0]]).__name__

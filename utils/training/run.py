@@ -16,7 +16,7 @@ from dataset import files
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.check.folder import require_trainable
 from dataset.labels import clip_names
-from dataset.loading import Shard, place
+from dataset.loading import PLACEMENTS, Batches, Shard, fitting_placement, make_batches
 from dataset.synthetic import generate
 from dataset.trivial import leaked_clips, trivial_accuracies
 from model.prediction import Reading
@@ -113,7 +113,7 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
         recorder = Spectator(folder)
     try:
         sizes = {split: config.eval.test_batch_size for split in datasets} | {"train": config.train.batch_size}
-        batches = place(datasets, config.data, sizes, device, dtype, config.train.seed, _shard())
+        batches = _batches(datasets, config.data, sizes, device, config.train.seed)
         training = Training(network, experiment.loss, experiment.reading, batches, config, recorder)
         seed_process(config.train.seed)
         if state is not None:
@@ -176,7 +176,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
     dataset = AVEDataset(config.data.root, split, dtype_of(config.train.precision))
     _check_fits(dataset, config)
     sizes = {split: config.eval.test_batch_size}
-    batches = place({split: dataset}, config.data, sizes, device, dataset.dtype, seed=0, shard=_shard())
+    batches = _batches({split: dataset}, config.data, sizes, device, seed=0)
     result = evaluate(experiment.network, batches[split], experiment.reading, config.train.precision, attention=True)
     trivial = trivial_accuracies(dataset.labels)
     metrics: dict[str, Any] = {
@@ -244,12 +244,24 @@ def _settle(experiment: Experiment, config: Config, content: dict[str, Any], dev
         sizes = {"train": config.eval.test_batch_size}
         # Streamed: a part of the split is enough.
         data = config.data.model_copy(update={"features": "stream"})
-        batches = place({"train": dataset}, data, sizes, device, dataset.dtype, config.train.seed, _shard())
+        batches = _batches({"train": dataset}, data, sizes, device, config.train.seed)
         choose_threshold(experiment.network, batches["train"], reading, config.train.precision)
 
 
-def _shard() -> Shard:
-    return Shard(processes.rank(), processes.world())
+def _batches(
+    datasets: dict[str, AVEDataset],
+    settings: DataSettings,
+    batch_sizes: dict[str, int],
+    device: torch.device,
+    seed: int,
+) -> dict[str, Batches]:
+    """Batches of each split, with the features where the config says or where every process has room for them."""
+    placement = settings.features
+    if placement == "auto":
+        fitting = processes.everyones(fitting_placement(datasets, device, processes.local_world()))
+        placement = max(fitting, key=PLACEMENTS.index)
+    shard = Shard(processes.rank(), processes.world())
+    return make_batches(datasets, placement, batch_sizes, device, seed, shard, settings.workers)
 
 
 def generate_once(settings: DataSettings) -> None:

@@ -38,7 +38,7 @@ def _losses(name: str, data: Path, folder: Path, **train: object) -> list[float]
     batches = {}
     for split in ("train", "test"):
         dataset = kind(data, split, dtype_of(config.train.precision))
-        batches[split] = ResidentBatches(dataset, 12, CPU, dataset.dtype, 0 if split == "train" else None, home=CPU)
+        batches[split] = ResidentBatches(dataset, 12, CPU, 0 if split == "train" else None, home=CPU)
     training = Training(network, loss(), Reading(network.predict, ""), batches, config, Spectator(folder))
     losses = []
     for epoch in range(1, 7):

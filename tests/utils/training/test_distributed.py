@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT, TINY_MODEL, without_dropout
 
 from dataset.ave import AVEDataset
-from dataset.loading import ResidentBatches, Shard, place
+from dataset.loading import ResidentBatches, Shard
 from model import build_model
 from model.losses import SupervisedLoss
 from model.prediction import Reading
@@ -25,7 +25,7 @@ from utils.base import checkpoint, memory, processes
 from utils.config import files as config_files
 from utils.config import settings as config_settings
 from utils.evaluation.evaluate import evaluate
-from utils.training import launching
+from utils.training import launching, run
 from utils.training.loop import train_one_epoch
 from utils.training.randomness import seed_everything
 from utils.training.record import Spectator
@@ -63,7 +63,7 @@ def _training(data: Path, folder: Path, dropout: bool) -> Training:
     for split in ("train", "test"):
         dataset = AVEDataset(data, split, torch.float64)
         seed = 0 if split == "train" else None
-        batches[split] = ResidentBatches(dataset, 23 if seed == 0 else 3, CPU, dataset.dtype, seed, shard, home=CPU)
+        batches[split] = ResidentBatches(dataset, 23 if seed == 0 else 3, CPU, seed, shard, home=CPU)
     return Training(network, SupervisedLoss(), Reading(network.predict, ""), batches, config, _Steps(folder))
 
 
@@ -105,10 +105,8 @@ def _goes_on_alike(data: Path, folder: Path) -> bool:
 def _place_with_memory_in_one_process(data: Path) -> str:
     """Where features go when only process 0 has memory for them."""
     with mock.patch.object(memory, "available", return_value=0 if processes.rank() else 2**50):
-        dataset = {"train": AVEDataset(data, "train")}
-        batches = place(
-            dataset, config_settings.DataSettings(), {"train": 5}, CPU, torch.float32, 0, Shard(processes.rank(), 2)
-        )
+        datasets = {"train": AVEDataset(data, "train")}
+        batches = run._batches(datasets, config_settings.DataSettings(), {"train": 5}, CPU, seed=0)
     return type(batches["train"]).__name__
 
 
@@ -158,9 +156,9 @@ def _python(*args: str, **more) -> subprocess.Popen:
 def test_torchrun_writes_one_run_and_counts_every_clip_once(tiny_config, tmp_path: Path):
     config = str(tiny_config(train={"n_epoch": 1, "batch_size": 23}, eval={"test_batch_size": 3}))
     command = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    run = _python(*command, "supv_main.py", "--config", config, "--gpu", "cpu")
-    output, errors = run.communicate(timeout=120)
-    assert run.returncode == 0, errors
+    process = _python(*command, "supv_main.py", "--config", config, "--gpu", "cpu")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
     assert output.count("epoch 1/1") == 1
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in metrics] == [1]
@@ -170,7 +168,7 @@ def test_torchrun_writes_one_run_and_counts_every_clip_once(tiny_config, tmp_pat
     network = build_model(best["config"]["model"])
     network.load_state_dict(best["network"])
     dataset = AVEDataset(best["config"]["data"]["root"], "test")
-    alone = evaluate(network, ResidentBatches(dataset, 3, CPU, dataset.dtype, home=CPU), network.predict, "float32")
+    alone = evaluate(network, ResidentBatches(dataset, 3, CPU, home=CPU), network.predict, "float32")
     lines = [json.loads(line) for line in (evaluation / "predictions.jsonl").read_text().splitlines()]
     assert [line["index"] for line in lines] == dataset.rows.tolist()
     assert [line["prediction"] for line in lines] == alone.segments.tolist()
