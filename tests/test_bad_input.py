@@ -210,7 +210,7 @@ def words_for_numbers(path: Path) -> None:
 
 
 case("data: no such folder", setting("data.root", "/nowhere/at/all"), "/nowhere/at/all", "dataset.download")
-for name in (V, A, TRAIN, VAL, TEST):
+for name in (V, A, TRAIN, TEST):
     case(f"data: no {name}", data(name, move), name, "no such file", "dataset.download")
 for name in (NV, NA, NL):
     case(f"data: no {name} (weak)", data(name, move, weak=True), name, "no such file", "dataset.download")

@@ -1,35 +1,90 @@
-"""Which epoch each protocol chooses: the authors' (best on the test split) and the validation protocol."""
+"""`metrics.jsonl`, a line for each epoch of a run, and the epoch of it that each protocol chooses.
+
+The authors' protocol takes the epoch with the best accuracy on the test split, the validation protocol the one with
+the best accuracy on the val split; both report that epoch's accuracy on the test split. Of equal epochs the earlier one
+counts. A run whose data have no val split has no validation protocol.
+"""
 
 from __future__ import annotations
 
 import json
-import operator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-METRICS = "metrics.jsonl"  # of a run folder: a line an epoch
-_CHOSEN = ("epoch", "val_accuracy", "test_accuracy")
+from utils.base.errors import UserError
+
+METRICS = "metrics.jsonl"  # of a run folder
+CHOOSING_SPLITS = {"authors": "test", "validation": "val"}  # protocol -> the split that chooses its epoch
+_KEPT = ("epoch", "val_accuracy", "test_accuracy")
+
+Chosen = dict[str, int | float]  # `_KEPT` of an epoch, accuracies in percent; without "val_accuracy" if there is no val
 
 
-def protocols(folder: Path) -> dict[str, dict[str, Any]] | None:
-    """What both protocols choose of a run so far, from its `metrics.jsonl`; None where there is nothing to choose from.
+def read_epochs(folder: Path) -> list[dict[str, Any]]:
+    """The epochs that a run folder's `metrics.jsonl` tells of; [] where there is none.
 
-    Returns {"authors": ..., "validation": ...}, each the `epoch` chosen (on the test split, on the val split; the
-    earlier of equals) and its `val_accuracy` and `test_accuracy` in percent.
+    A last line without its end was cut short by a kill, and doesn't count. Raises UserError for any other damage.
     """
     path = folder / METRICS
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    epochs = [json.loads(line) for line in lines if epoch_of(line) < float("inf")]
-    evaluated = [{key: epoch[key] for key in _CHOSEN} for epoch in epochs if all(key in epoch for key in _CHOSEN)]
-    if not evaluated:
-        return None
-    choosers = {"authors": "test_accuracy", "validation": "val_accuracy"}
-    return {protocol: max(evaluated, key=operator.itemgetter(key)) for protocol, key in choosers.items()}
-
-
-def epoch_of(line: str) -> float:
-    """The epoch of a line of `metrics.jsonl`; infinite for a line that a kill cut short."""
+    if not path.exists():
+        return []
     try:
-        return json.loads(line)["epoch"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    lines += [rest] if _epoch(rest) is not None else []
+    epochs = [_epoch(line) for line in lines]
+    if None in epochs:
+        raise UserError(f"{path}, line {epochs.index(None) + 1}: is damaged; restore the file, or delete that line")
+    return epochs
+
+
+def _epoch(line: str) -> dict[str, Any] | None:
+    """A line's content; None unless it tells of an epoch."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or type(content.get("epoch")) is not int:
+        return None
+    return content if all(isinstance(content.get(key, 0), int | float) for key in _KEPT) else None
+
+
+def choose(best: dict[str, Chosen], epoch: Mapping[str, Any]) -> None:
+    """Note an epoch in `best`, which holds the best one so far for each split that chooses one, if it is better."""
+    for split in CHOOSING_SPLITS.values():
+        accuracy = f"{split}_accuracy"
+        if accuracy in epoch and (split not in best or epoch[accuracy] > best[split][accuracy]):
+            best[split] = {key: epoch[key] for key in _KEPT if key in epoch}
+
+
+def best_epochs(epochs: Iterable[Mapping[str, Any]]) -> dict[str, Chosen]:
+    """The best of some epochs for each split that chooses one; {} where none of them was evaluated."""
+    best: dict[str, Chosen] = {}
+    for epoch in epochs:
+        choose(best, epoch)
+    return best
+
+
+def protocols(folder: Path) -> dict[str, Chosen | None] | None:
+    """What both protocols choose of a run so far, from its folder; None where no epoch was evaluated.
+
+    Returns {"authors": ..., "validation": ...}; the validation protocol is None where there is no val split.
+    """
+    best = best_epochs(read_epochs(folder))
+    return {protocol: best.get(split) for protocol, split in CHOOSING_SPLITS.items()} if best else None
+
+
+def in_words(best: Mapping[str, Chosen]) -> list[str]:
+    """Both protocols of a finished run, named, side by side."""
+    authors, validation = best["test"], best.get("val")
+    rule = "validation protocol (test accuracy at the best epoch on the val split): "
+    return [
+        f"authors' protocol (best epoch on the test split): test {authors['test_accuracy']:.2f} % "
+        f"at epoch {authors['epoch']}",
+        f"{rule}not available, the data have no val split"
+        if validation is None
+        else f"{rule}test {validation['test_accuracy']:.2f} % at epoch {validation['epoch']} "
+        f"(val {validation['val_accuracy']:.2f} %)",
+    ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.base.errors import UserError
 from utils.config import files as config_files
+from utils.evaluation.protocols import best_epochs, read_epochs
 from utils.training.provenance import differences, read
 
 
@@ -33,21 +34,12 @@ def _describe(folder: Path) -> dict[str, Any]:
     starts = story.get("starts") or [{}]
     start = {key: value for key, value in starts[-1].items() if key != "time"} | {"number of starts": len(starts)}
     config = config_files.build(config_files.read_json(settings), source=str(settings)).model_dump()
-    return {"settings": config, "start": start, "data": story.get("data", {}), "epochs": _read_epochs(folder)}
-
-
-def _read_epochs(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, without what a clock measured."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    try:
-        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: is damaged ({error})") from error
+    return {"settings": config, "start": start, "data": story.get("data", {}), "epochs": read_epochs(folder)}
 
 
 def _compare_epochs(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[str]:
-    pairs = list(zip(ours, theirs, strict=False))
+    unclocked = ([{k: v for k, v in epoch.items() if k != "seconds"} for epoch in run] for run in (ours, theirs))
+    pairs = list(zip(*unclocked, strict=False))
     lines = [f"epochs: {len(ours)} | {len(theirs)}" if len(ours) != len(theirs) else f"epochs: {len(ours)} each"]
     first = next((pair for pair in pairs if pair[0] != pair[1]), None)
     if first is None:
@@ -55,10 +47,10 @@ def _compare_epochs(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) ->
     else:
         lines.append(f"numbers: differ from epoch {first[0].get('epoch')} on")
         lines += [f"  {what}: {_short(here)} | {_short(there)}" for what, here, there in differences(*first)]
+    best = [best_epochs(run) for run in (ours, theirs)]
     for split in ("val", "test"):
-        best = [max((e[f"{split}_accuracy"] for e in run if f"{split}_accuracy" in e), default=None)
-                for run in (ours, theirs)]  # fmt: skip
-        lines.append(f"best {split} accuracy: " + " | ".join("none" if b is None else f"{b:.2f} %" for b in best))
+        said = (f"{run[split][f'{split}_accuracy']:.2f} %" if split in run else "none" for run in best)
+        lines.append(f"best {split} accuracy: " + " | ".join(said))
     return lines
 
 

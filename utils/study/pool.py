@@ -109,9 +109,10 @@ class _Pool:
         result = result_of(run)
         with self.lock:
             self.done += 1
+            by_val = "not available" if result.validation is None else f"{result.validation:.2f} %"
             _log.info(
                 f"{self.done}/{self.total} {run.name}, seed {run.seed}: authors' protocol {result.authors:.2f} %, "
-                f"validation protocol {result.validation:.2f} %"
+                f"validation protocol {by_val}"
             )
 
     def _fail(self, run: Run, code: int) -> None:

@@ -15,7 +15,7 @@ from utils.base.errors import UserError
 from utils.config import files as config_files
 from utils.config.settings import Config
 from utils.evaluation import results
-from utils.evaluation.protocols import METRICS
+from utils.evaluation.protocols import best_epochs, read_epochs
 
 # Splits that choose an epoch, and the weights of the epoch that each chose: the authors' and the validation protocol.
 PROTOCOLS = (("test", checkpoint.BEST), ("val", checkpoint.BEST_VAL))
@@ -62,7 +62,7 @@ class Result(NamedTuple):
     """What a finished run leaves for the table. A reading takes the epochs that its run chose, by its own reading."""
 
     authors: float  # test accuracy in percent, best epoch on the test split
-    validation: float  # test accuracy in percent at the best epoch on the val split
+    validation: float | None  # test accuracy in percent at the best epoch on the val split; None: there is no val split
     seconds: float | None  # mean of an epoch, evaluation included; None: nothing was trained
 
 
@@ -121,7 +121,7 @@ def _evaluated(run: Run) -> Result | None:
 
 
 def _trained(run: Run) -> Result | None:
-    lines = _epochs(run)
+    lines = read_epochs(run.folder)
     if not lines:
         return None
     theirs = config_files.build(
@@ -137,22 +137,9 @@ def _trained(run: Run) -> Result | None:
         )
     if lines[-1]["epoch"] < run.config.train.n_epoch:
         return None
-    evaluated = [line for line in lines if "test_accuracy" in line]
-    best = [max(evaluated, key=lambda line: line[f"{split}_accuracy"]) for split, _ in PROTOCOLS]
+    best = best_epochs(lines)
     return Result(
-        *(line["test_accuracy"] for line in best),
+        authors=best["test"]["test_accuracy"],
+        validation=best["val"]["test_accuracy"] if "val" in best else None,
         seconds=statistics.mean(line["seconds"] for line in lines),
     )
-
-
-def _epochs(run: Run) -> list[dict[str, Any]]:
-    path = run.folder / METRICS
-    if not path.exists():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break  # a kill cut it short: the run goes on from before it
-    return lines

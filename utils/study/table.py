@@ -61,7 +61,8 @@ def _cells(row: Row | None) -> list[str]:
     missing = "" if len(row.results) == row.seeds else f" ({len(row.results)} of {row.seeds} seeds)"
     authors, validation, seconds = zip(*row.results, strict=True)
     time = "" if None in seconds else f"{statistics.mean(seconds):.1f}"
-    return [parameters, _spread(authors) + missing, _spread(validation) + missing, time]
+    by_val = "not available" if None in validation else _spread(validation) + missing
+    return [parameters, _spread(authors) + missing, by_val, time]
 
 
 def _spread(values: tuple[float, ...]) -> str:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from utils.base import checkpoint, processes
 from utils.base.devices import naming_batch_size
 from utils.base.errors import Interrupted
+from utils.evaluation import protocols
 from utils.evaluation.evaluate import GATES, choose_threshold, evaluate, no_bar
 from utils.training.meter import Meter
 from utils.training.state import Training
@@ -43,6 +44,8 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
                 if reading.chooses:
                     choose_threshold(network, batches["train"], reading, settings.precision)
                 for split in ("val", "test"):
+                    if split not in batches:
+                        continue
                     if processes.anywhere(stop):
                         training.save({"epoch": training.position.epoch})
                         _stop(training)
@@ -50,7 +53,7 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
                     metrics[f"{split}_accuracy"] = result.accuracy
                     gates = {f"{split}/{name}": getattr(result, name) for name in GATES}
                     training.recorder.histograms(gates, epoch * len(batches["train"]))
-                _choose_best(training.position.best, metrics)
+                protocols.choose(training.position.best, metrics)
             metrics["seconds"] = training.seconds()
             training.scheduler.step()
             training.begin_after(epoch)
@@ -90,13 +93,6 @@ def train_one_epoch(training: Training, epoch: int, stop: StopRequest) -> dict[s
     return meter.means()
 
 
-def _choose_best(best: dict[str, dict[str, float]], metrics: dict[str, Any]) -> None:
-    """Note the best epoch so far by each protocol; the earlier of two equal epochs stays."""
-    for split in ("test", "val"):
-        if split not in best or metrics[f"{split}_accuracy"] > best[split][f"{split}_accuracy"]:
-            best[split] = {key: metrics[key] for key in ("epoch", "val_accuracy", "test_accuracy")}
-
-
 def _stop(training: Training) -> None:
     path = training.recorder.folder / checkpoint.LAST
     raise Interrupted(f"stopped after {training.position}; saved in {path}; go on with --resume last")
@@ -113,14 +109,3 @@ def _epoch_line(metrics: dict[str, Any], n_epoch: int, best: dict[str, dict[str,
         f"{metrics['seconds']:.1f} s",
     ]
     return "  ".join(part for part in parts if part)
-
-
-def protocol_lines(best: dict[str, dict[str, float]]) -> list[str]:
-    """Both protocols of a finished run, named, side by side."""
-    return [
-        f"authors' protocol (best epoch on the test split): test {best['test']['test_accuracy']:.2f} % "
-        f"at epoch {best['test']['epoch']}",
-        f"validation protocol (test accuracy at the best epoch on the val split): "
-        f"test {best['val']['test_accuracy']:.2f} % at epoch {best['val']['epoch']} "
-        f"(val {best['val']['val_accuracy']:.2f} %)",
-    ]

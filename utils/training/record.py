@@ -22,7 +22,7 @@ from utils.base.checkpoint import BEST, LAST
 from utils.base.errors import UserError
 from utils.config.files import flat
 from utils.config.settings import Config
-from utils.evaluation.protocols import METRICS, epoch_of
+from utils.evaluation.protocols import METRICS, read_epochs
 from utils.training import provenance
 
 _log = logging.getLogger(__name__)
@@ -90,10 +90,12 @@ class Recorder:
             start: how this process computes (see `provenance.this_start`).
             epochs_done, steps_done: where the run goes on, both counted from its first; 0 for a new one.
         """
+        kept = [epoch for epoch in read_epochs(self.folder) if epoch["epoch"] <= epochs_done] if epochs_done else []
         write_text(self.folder / "config.json", json.dumps(config.model_dump(), indent=2) + "\n")
         story = {"data": self.data, "starts": [*self._earlier_starts, start]}
         write_text(self.folder / provenance.FILE, json.dumps(story, indent=2) + "\n")
-        self._drop_after(epochs_done)
+        if (self.folder / METRICS).exists():
+            write_text(self.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in kept))
         early = self._handler
         with writing(self.folder):
             # Everything in TensorBoard stands at its training step, so that one number says what to purge.
@@ -152,7 +154,7 @@ class Recorder:
     def _check_free(self) -> None:
         if (self.folder / LAST).exists():
             raise UserError(
-                f"{self.folder}: holds a run already ({_epochs(self.folder / METRICS)} epochs); go on with it by "
+                f"{self.folder}: holds a run already ({len(read_epochs(self.folder))} epochs); go on with it by "
                 f"--resume last, or choose another folder with --snapshot_pref"
             )
         if (self.folder / BEST).exists():
@@ -172,13 +174,6 @@ class Recorder:
                 f"{here}, was {there}; put the data back, or start a new run from its weights"
             )
         return story.get("starts", [])
-
-    def _drop_after(self, epochs_done: int) -> None:
-        path = self.folder / METRICS
-        if path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            kept = [line for line in lines if epoch_of(line) <= epochs_done]
-            write_text(path, "".join(line + "\n" for line in kept))
 
 
 class Spectator:
@@ -222,10 +217,6 @@ def _lock(folder: Path) -> Any:
     held = weakref.ref(file)
     os.register_at_fork(after_in_child=lambda: (inherited := held()) and inherited.close())
     return file
-
-
-def _epochs(path: Path) -> int:
-    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
 
 def _hparam(value: Any) -> bool | str | float:

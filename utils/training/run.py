@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +29,11 @@ from utils.config import files as config_files
 from utils.config import settings as config_settings
 from utils.config.command_line import Options
 from utils.config.settings import Config, DataSettings
-from utils.evaluation import results
+from utils.evaluation import protocols, results
 from utils.evaluation.evaluate import Evaluation, accuracy, choose_threshold, evaluate
 from utils.evaluation.metrics import detailed
-from utils.evaluation.protocols import protocols
 from utils.training import launching, provenance
-from utils.training.loop import fit, protocol_lines
+from utils.training.loop import fit
 from utils.training.randomness import seed_everything, seed_process
 from utils.training.record import Recorder, Spectator, log_to_terminal
 from utils.training.state import Position, Training
@@ -104,8 +104,9 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
             config = processes.of_first(lambda: _config_to_go_on(config, options, content, path))
     folder = Path(config.train.snapshot_pref)
     weak = issubclass(experiment.dataset, WeakAVEDataset)
-    require_trainable(config.data.root, weak)
-    datasets = {split: experiment.dataset(config.data.root, split, dtype) for split in files.SPLITS}
+    splits = _splits_to_train(Path(config.data.root))
+    require_trainable(config.data.root, weak, splits)
+    datasets = {split: experiment.dataset(config.data.root, split, dtype) for split in splits}
     _check_fits(datasets["train"], config)
     if processes.rank() == 0:
         recorder = Recorder(folder, provenance.fingerprint(config.data.root, weak), new=state is None)
@@ -130,17 +131,26 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
             f"{len(datasets['train'])} clips; everything is recorded in {folder}"
         )
         best = fit(training)
-        protocol_accuracies = {
-            "authors_protocol/test_accuracy": best["test"]["test_accuracy"],
-            "validation_protocol/test_accuracy": best["val"]["test_accuracy"],
-            "validation_protocol/val_accuracy": best["val"]["val_accuracy"],
-        }
+        protocol_accuracies = {"authors_protocol/test_accuracy": best["test"]["test_accuracy"]}
+        if "val" in best:
+            protocol_accuracies |= {
+                f"validation_protocol/{split}_accuracy": best["val"][f"{split}_accuracy"] for split in ("test", "val")
+            }
         recorder.outcome(config, protocol_accuracies, training.position.epoch * len(batches["train"]))
-        for line in protocol_lines(best):
+        for line in protocols.in_words(best):
             _log.info(line)
     finally:
         recorder.close()
     _test(experiment, config, options, device, folder / checkpoint.BEST)
+
+
+def _splits_to_train(root: Path) -> tuple[str, ...]:
+    """All splits, or those that a data folder without a val split has: training needs val to choose an epoch only."""
+    order = root / files.order_file("val")
+    if os.path.lexists(order) or not root.is_dir():
+        return files.SPLITS
+    _log.info(f"{order}: isn't there, so there is no val split and no validation protocol")
+    return tuple(split for split in files.SPLITS if split != "val")
 
 
 def _config_to_go_on(config: Config, options: Options, content: dict[str, Any], path: Path) -> Config:
@@ -199,7 +209,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
     folder = Path(options.output or path.parent / f"eval-{split}")
     if processes.rank() == 0:
         names = clip_names(config.data.root, dataset.categories)
-        metrics["protocols"] = protocols(path.parent) if checkpoint.is_ours(content) else None
+        metrics["protocols"] = protocols.protocols(path.parent) if checkpoint.is_ours(content) else None
         metrics |= detailed(result, names.categories)
         results.write(folder, metrics, result, dataset.rows, names)
         from utils.report import page as report_page  # only now: what draws figures takes a second to import

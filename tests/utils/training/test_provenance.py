@@ -163,8 +163,8 @@ def test_settings_of_different_kinds_compare(runs, tiny_data, tmp_path, capsys):
         (lambda run: (run / "config.json").write_text("{}"), "config.json: 'model' is missing"),
         (lambda run: (run / "run.json").write_text("[1]"), "run.json: is damaged"),
         (lambda run: (run / "run.json").write_bytes(b"\xff"), "run.json: cannot be read"),
-        (lambda run: (run / "metrics.jsonl").write_text("{"), "metrics.jsonl: is damaged"),
-        (lambda run: (run / "metrics.jsonl").write_text("1"), "metrics.jsonl: is damaged"),
+        (lambda run: (run / "metrics.jsonl").write_text("{\n"), "metrics.jsonl, line 1: is damaged"),
+        (lambda run: (run / "metrics.jsonl").write_text("1\n"), "metrics.jsonl, line 1: is damaged"),
     ],
 )
 def test_a_damaged_run_is_named(change, words, runs, tmp_path, capsys):

@@ -50,9 +50,9 @@ function headline() {
     tile(metrics.accuracy, "This checkpoint", `of ${whole(metrics.segments)} segments of the ${metrics.split} split are right`),
     tile(p ? p.authors.test_accuracy : null, "Authors' protocol",
       p ? `test accuracy at epoch ${p.authors.epoch}, the best on the test split itself` : unknown),
-    tile(p ? p.validation.test_accuracy : null, "Validation protocol",
-      p ? `test accuracy at epoch ${p.validation.epoch}, the best on the val split ` +
-        `(${percent(p.validation.val_accuracy, 2)} % there)` : unknown),
+    tile(p?.validation ? p.validation.test_accuracy : null, "Validation protocol",
+      p?.validation ? `test accuracy at epoch ${p.validation.epoch}, the best on the val split ` +
+        `(${percent(p.validation.val_accuracy, 2)} % there)` : p ? "not available: the data have no val split" : unknown),
   );
   const leaked = metrics.accuracy_without_leaked === undefined ? ""
     : `Without the ${plural(metrics.leaked_clips, "clip")} whose video is also in the training split: ` +
