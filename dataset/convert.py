@@ -18,7 +18,6 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import files
-from dataset.check.folder import EVERY_FILE
 from utils.base.atomic import atomic_path, make_folder, require_free_space
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
@@ -169,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     sizes = {name: _converted_bytes(args.root / name, args.dtype) for name in waiting}
     require_free_space(args.to, sum(sizes.values()))
 
-    for name in (*EVERY_FILE, files.GENERATED):
+    for name in (*files.EVERY_FILE, files.GENERATED):
         source, destination = args.root / name, args.to / name
         if name in waiting:
             rounding = convert(source, destination, args.dtype)

@@ -42,6 +42,9 @@ GENERATED = "generated.json"  # only in a folder of generated data: says so, and
 
 FEATURES = (VISUAL, AUDIO, NOISY_VISUAL, NOISY_AUDIO)
 SPLITS = ("train", "val", "test")
+ORDERS = tuple(f"{split}_order.h5" for split in SPLITS)
+WEAK_FILES = (CLIP_LABELS, NOISY_VISUAL, NOISY_AUDIO, NOISY_LABELS)  # what weakly supervised training needs besides
+EVERY_FILE = (VISUAL, AUDIO, LABELS, ANNOTATIONS, *ORDERS, *WEAK_FILES)
 BLOCK_BYTES = 64 * 2**20  # what a reader of a whole feature file holds at a time
 
 WHY_WEB_PAGE = (

@@ -20,6 +20,7 @@ from dataset import files
 from utils.base.errors import UserError
 
 SEGMENTS = 10  # of an AVE clip, one second each
+MINIMUM_SEGMENTS = 4  # both networks average a category over its 4 highest segments
 
 _log = logging.getLogger(__name__)
 

@@ -16,9 +16,6 @@ import numpy as np
 from dataset import files, labels
 from utils.base.errors import UserError
 
-MINIMUM_SEGMENTS = 4  # both networks average a category over its 4 highest segments
-
-
 # The published labels.h5 differs from Annotations.txt in a few clips that carry two events; labels of
 # another data set, or rows in another order, differ nearly everywhere.
 DISAGREEMENT = 0.05
@@ -26,15 +23,6 @@ DISAGREEMENT = 0.05
 
 # A segment with two categories at once isn't one-hot, but doesn't keep a training from starting.
 NOT_ONE_HOT = 0.01
-
-
-WEAK_FILES = (files.CLIP_LABELS, files.NOISY_VISUAL, files.NOISY_AUDIO, files.NOISY_LABELS)
-
-
-ORDERS = tuple(files.order_file(split) for split in files.SPLITS)
-
-
-EVERY_FILE = (files.VISUAL, files.AUDIO, files.LABELS, files.ANNOTATIONS, *ORDERS, *WEAK_FILES)
 
 
 OTHER_DATA = "the files belong to different data sets; put the files of one data set together"
@@ -76,7 +64,7 @@ class _Folder:
 
     def __init__(self, root: Path, splits: tuple[str, ...]) -> None:
         self.root = root
-        self.reports = {name: FileReport(present=os.path.lexists(root / name)) for name in EVERY_FILE}
+        self.reports = {name: FileReport(present=os.path.lexists(root / name)) for name in files.EVERY_FILE}
         self.wanted_orders = [files.order_file(split) for split in splits]
         self.annotations = self._read_annotations()
         self.arrays: dict[str, np.ndarray] = {}
@@ -118,11 +106,11 @@ class _Folder:
         try:
             with files.open_array(path) as array:
                 shape, dtype = array.shape, str(array.dtype)
-            if name not in ORDERS and 0 in shape:
+            if name not in files.ORDERS and 0 in shape:
                 raise UserError(f"{path}: is empty (shape {list(shape)}); fetch or make the file again")
             values = None
-            if name in ORDERS:
-                values = files.read_order(self.root, files.SPLITS[ORDERS.index(name)])
+            if name in files.ORDERS:
+                values = files.read_order(self.root, files.SPLITS[files.ORDERS.index(name)])
             elif name not in files.FEATURES:
                 values = files.read_array(path)
             if values is not None:
@@ -138,7 +126,7 @@ class _Folder:
         if name in (files.LABELS, files.CLIP_LABELS) and self.reports[files.ANNOTATIONS].present:
             self._note(name, f"not there, so its labels follow from {files.ANNOTATIONS}")
             return False
-        return name not in ORDERS or name in self.wanted_orders
+        return name not in files.ORDERS or name in self.wanted_orders
 
     def _label_columns(self) -> tuple[int, str] | None:
         """C+1 and the file that says so: the segment labels, or else the annotations."""
@@ -184,10 +172,11 @@ class _Folder:
                     name, f"its clips are {list(shape[1:])}, but those of {main} {list(main_shape[1:])}; {OTHER_DATA}"
                 )
         segments = self._size(1)
-        if segments is not None and segments[0] < MINIMUM_SEGMENTS:
+        if segments is not None and segments[0] < labels.MINIMUM_SEGMENTS:
             self._problem(
                 segments[1],
-                f"has {segments[0]} segments a clip, but training needs at least {MINIMUM_SEGMENTS}; cut longer clips",
+                f"has {segments[0]} segments a clip, but training needs at least {labels.MINIMUM_SEGMENTS}; "
+                f"cut longer clips",
             )
 
     def _check_segment_labels(self) -> None:
@@ -235,11 +224,11 @@ class _Folder:
                 self.reports[files.ANNOTATIONS].problems.append(str(error))
 
     def _check_splits(self) -> None:
-        for name in ORDERS:
+        for name in files.ORDERS:
             if name in self.arrays:
                 self._check_rows(name, self.arrays[name])
-        for i, name in enumerate(ORDERS):
-            for other in ORDERS[:i]:
+        for i, name in enumerate(files.ORDERS):
+            for other in files.ORDERS[:i]:
                 if name in self.arrays and other in self.arrays:
                     shared = np.intersect1d(self.arrays[name], self.arrays[other])
                     if shared.size:
@@ -335,4 +324,6 @@ def require_trainable(root: str | os.PathLike, weak: bool, splits: tuple[str, ..
 
 def problems(reports: dict[str, FileReport], weak: bool) -> list[str]:
     """The problems that matter for one setting, in the order of the files."""
-    return [line for name, report in reports.items() if weak or name not in WEAK_FILES for line in report.problems]
+    return [
+        line for name, report in reports.items() if weak or name not in files.WEAK_FILES for line in report.problems
+    ]

@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dataset.check.folder import MINIMUM_SEGMENTS
 from dataset.extract.flags import add_feature_flags, names_of_weights
-from dataset.labels import SEGMENTS
+from dataset.labels import MINIMUM_SEGMENTS, SEGMENTS
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
 

@@ -15,7 +15,7 @@ import pytest
 
 from dataset import files
 from dataset.check import __main__ as check_command
-from dataset.check.folder import WEAK_FILES, check_folder, require_trainable
+from dataset.check.folder import check_folder, require_trainable
 from dataset.synthetic import generate
 from utils.base.errors import UserError
 
@@ -254,7 +254,7 @@ def test_memory_stays_bounded_by_blocks(folder, monkeypatch):
 
 
 def test_supervised_files_alone_are_enough_for_supervised_training(folder, capsys):
-    for name in (*WEAK_FILES, files.ANNOTATIONS):
+    for name in (*files.WEAK_FILES, files.ANNOTATIONS):
         (folder / name).unlink()
     code, out, _ = check_main(capsys, folder)
     assert code == 0

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from dataset import files
-from dataset.check.folder import EVERY_FILE, WEAK_FILES
 from utils.base import processes
 from utils.base.errors import UserError
 
@@ -77,9 +76,9 @@ def fingerprint(root: str | os.PathLike, weak: bool) -> dict[str, dict[str, Any]
     Raises UserError (see `dataset.files`) for a file that is not what its name says.
     """
     prints = {}
-    for name in EVERY_FILE:
+    for name in files.EVERY_FILE:
         path = Path(root) / name
-        if (name in WEAK_FILES and not weak) or not path.exists():
+        if (name in files.WEAK_FILES and not weak) or not path.exists():
             continue
         found: dict[str, Any] = {"bytes": path.stat().st_size}
         if name != files.ANNOTATIONS:
