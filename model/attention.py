@@ -22,17 +22,25 @@ class AudioGuidedAttention(nn.Module):
         audio_dim: Da, 128 in the paper.
         beta: strength of the global visual gate; 0 leaves the global vector and its weights out.
         self_attention: False leaves the self-attention over cells and its weights out.
+        scale_input: True scales the channels of the input X, as the authors' code does; False those of the
+            self-attention's output Y, as their paper has it.
         dropout: on the output of the self-attention over cells.
 
     Source: the paper's spatial-channel attention, as in the authors' `New_Audio_Guided_Attention`.
     """
 
     def __init__(
-        self, visual_dim: int, audio_dim: int, beta: float, self_attention: bool = True, dropout: float = 0.2
+        self,
+        visual_dim: int,
+        audio_dim: int,
+        beta: float,
+        self_attention: bool = True,
+        scale_input: bool = True,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
         hidden, bottleneck, key_dim = visual_dim, visual_dim // 2, visual_dim // 4
-        self.beta, self.self_attention = beta, self_attention
+        self.beta, self.self_attention, self.scale_input = beta, self_attention, scale_input
         # Self-attention over cells
         if self_attention:
             self.query = nn.Linear(visual_dim, key_dim)
@@ -79,7 +87,7 @@ class AudioGuidedAttention(nn.Module):
         # 3. Channel attention: z = sigma(Wc relu(Wb mean_n(relu(Wa1 a) * relu(Wv1 y_n))))
         c = self.channel_audio(a).relu() * channel.relu().mean(1)
         z = self.channel_excite(self.channel_squeeze(c).relu()).sigmoid()
-        xc = x * (1 + z).unsqueeze(1)  # quirk: the paper scales Y; the authors' code scales X
+        xc = (x if self.scale_input else y) * (1 + z).unsqueeze(1)  # quirk: the paper scales Y, the authors' code X
 
         # 4. Audio-guided spatial attention: s_n = w_s . (relu(Wv2 xc_n) * relu(Wa2 a)) + b_s
         spatial_audio = self.spatial_audio(a).relu()

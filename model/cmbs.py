@@ -1,8 +1,8 @@
-"""SupervisedCMBS and WeaklySupervisedCMBS, assembled from attention, temporal, relation and suppression.
+"""SupervisedCMBS and WeaklySupervisedCMBS (Xia & Zhao, CVPR 2022), assembled from the parts beside this file.
 
 Both read visual [B, T, H, W, Dv] and audio [B, T, Da] features for any B >= 1, T >= 4, H and W. In both
 `explain` is the whole computation and `forward` its first result. Parts that the settings leave out
-(`self_attention`, `time_level`, `event_level`, `beta` 0) are not built, so that nothing counts that does nothing.
+(`self_attention`, `time_level`, `event_level`, `beta` 0) are not built: disabled parts have no parameters.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from model.attention import AudioGuidedAttention
 from model.dropout import Dropout
-from model.prediction import Prediction, WeakReading, hits, spread_category
+from model.interface import Explanation, Network, Prediction, correct, spread_category
+from model.losses import SupervisedLoss, WeakLoss
 from model.relation import AudioVisualFusion, CrossModalRelation
-from model.suppression import ActivationSequence, SegmentGate, top_segments_mean
+from model.settings import SupervisedCMBSSettings, WeakCMBSSettings
+from model.suppression import ActivationSequence, SegmentGate, strongest_gated_logits, top_segments_mean
 from model.temporal import AudioVisualLSTM, TemporalEncoder
-from utils.config.settings import ModelSettings
 
 
 class SupervisedOutput(NamedTuple):
@@ -30,6 +31,17 @@ class SupervisedOutput(NamedTuple):
     av_category_logits: Tensor  # [B, C]: event-level suppression's own answer (0 without it)
 
 
+class SupervisedOutputAsWritten(NamedTuple):
+    """The same, where the quirk `gate_as_logit` is off: its loss needs the logits that the gate is made of."""
+
+    event_logits: Tensor
+    category_logits: Tensor
+    gate: Tensor
+    av_category_logits: Tensor
+    audio_gate_logits: Tensor  # [B, T]: gate is sigma of these times sigma of those below
+    visual_gate_logits: Tensor  # [B, T]
+
+
 class WeakOutput(NamedTuple):
     """What the weakly supervised network says of B clips; the last of the C+1 columns is background."""
 
@@ -38,31 +50,29 @@ class WeakOutput(NamedTuple):
     category_probs: Tensor  # [B, C+1]: softmax of the strongest gated segment
 
 
-class Explanation(NamedTuple):
-    """What happened inside, for looking at."""
-
-    attention: Tensor  # [B, T, H, W]: audio-guided spatial attention, sums to 1 over the grid
-    audio_gate: Tensor  # [B, T] in (0, 1), from the audio features (1 without time-level suppression)
-    visual_gate: Tensor  # [B, T] in (0, 1), from the visual features (1 without time-level suppression)
-    # Class activation sequences [B, T, C] (weak: C+1 columns): each modality's own (0 without event-level suppression),
-    # and what the clip's category is read from: their mean, weak: that of the fused features
-    visual_activation: Tensor
-    audio_activation: Tensor
-    activation: Tensor
-
-
 class SupervisedCMBS(nn.Module):
-    """The fully supervised network (the authors' `supv_main_model`)."""
+    """The fully supervised network (the authors' `supv_main_model`).
 
-    def __init__(self, settings: ModelSettings) -> None:
+    Scores of its explanation: `audio_gate`, from the audio features, `visual_gate`, from the visual features, and
+    `gate`, their product (none without time-level suppression). Activations, of C categories: `visual` and `audio`,
+    each modality's own (none without event-level suppression).
+    """
+
+    prediction_rule = "background where sigma(event_logits) <= 0.5"
+    event_threshold = 0.5
+    correct = staticmethod(correct)
+
+    def __init__(self, settings: SupervisedCMBSSettings) -> None:
         super().__init__()
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         self.alpha, self.gamma = settings.alpha, settings.gamma
         self.time_level, self.event_level = settings.time_level, settings.event_level
-        self.modalities = settings.modalities
+        self.modalities, self.quirks = settings.modalities, settings.quirks
         self.visual_projection = nn.Linear(visual_dim, visual_dim)
         self.dropout = Dropout(0.2)
-        self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta, settings.self_attention)
+        self.attention = AudioGuidedAttention(
+            visual_dim, audio_dim, settings.beta, settings.self_attention, settings.quirks.scale_input
+        )
         self.lstm = AudioVisualLSTM(audio_dim, visual_dim, d)
         self.visual_encoder = TemporalEncoder(2 * d, d, feedforward=1024)
         self.audio_encoder = TemporalEncoder(d, d, feedforward=1024)
@@ -83,7 +93,7 @@ class SupervisedCMBS(nn.Module):
         return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[SupervisedOutput, Explanation]:
-        visual, audio = _keep(self.modalities, visual, audio)
+        visual, audio = _only(self.modalities, visual, audio)
 
         # 1. Audio-guided attention
         x = self.dropout(self.visual_projection(visual.flatten(2, 3)).relu())  # [B, T, N, Dv]
@@ -100,20 +110,23 @@ class SupervisedCMBS(nn.Module):
 
         # 4. Time-level suppression: each modality is gated by the other
         if self.time_level:
-            audio_gate, visual_gate = self.audio_gate(audio_key), self.visual_gate(visual_key)
+            audio_gate_logits, visual_gate_logits = self.audio_gate(audio_key), self.visual_gate(visual_key)
+            audio_gate, visual_gate = audio_gate_logits.sigmoid(), visual_gate_logits.sigmoid()
             visual_features = visual_features + self.alpha * audio_gate * visual_features
             audio_features = audio_features + self.alpha * visual_gate * audio_features
+            gate = (audio_gate * visual_gate).squeeze(2)
+            scores = {"gate": gate, "audio_gate": audio_gate.squeeze(2), "visual_gate": visual_gate.squeeze(2)}
         else:
-            audio_gate = visual_gate = _open_gate(visual_features)
+            gate, scores = visual_features.new_ones(visual.shape[:2]), {}
 
         # 5. Event-level suppression: categories that both modalities find
         if self.event_level:
             visual_activation = self.visual_activation(visual_features)
             audio_activation = self.audio_activation(audio_features)
             av_category_logits = (top_segments_mean(visual_activation) + top_segments_mean(audio_activation)) / 2
+            activations = {"visual": visual_activation, "audio": audio_activation}
         else:
-            visual_activation = audio_activation = visual_features.new_zeros(*visual.shape[:2], self.categories)
-            av_category_logits = visual_features.new_zeros(len(visual), self.categories)
+            av_category_logits, activations = visual_features.new_zeros(len(visual), self.categories), {}
 
         # 6. Fusion and classification
         fused = self.fusion(visual_features, audio_features)
@@ -121,44 +134,56 @@ class SupervisedCMBS(nn.Module):
         output = SupervisedOutput(
             event_logits=self.event_classifier(fused).squeeze(2),
             category_logits=category_logits,
-            gate=(audio_gate * visual_gate).squeeze(2),
+            gate=gate,
             av_category_logits=av_category_logits,
         )
-        return output, Explanation(
-            attention=attention.unflatten(2, visual.shape[2:4]),
-            audio_gate=audio_gate.squeeze(2),
-            visual_gate=visual_gate.squeeze(2),
-            visual_activation=visual_activation,
-            audio_activation=audio_activation,
-            activation=(visual_activation + audio_activation) / 2,
-        )
+        if self.time_level and not self.quirks.gate_as_logit:
+            output = SupervisedOutputAsWritten(*output, audio_gate_logits.squeeze(2), visual_gate_logits.squeeze(2))
+        return output, Explanation(attention.unflatten(2, visual.shape[2:4]), scores, activations)
 
     @staticmethod
-    def predict(output: SupervisedOutput, explanation: Explanation | None = None) -> Prediction:
-        """A segment is background where sigma(event_logit) <= 0.5, else it has the clip's best category."""
+    def predict(
+        output: SupervisedOutput | SupervisedOutputAsWritten, explanation: Explanation | None = None
+    ) -> Prediction:
+        """A segment is background where sigma(event_logit) <= 0.5, else it has the clip's best category.
+
+        category_probability[b, t, c] = sigma(event_logits[b, t]) * softmax(category_logits[b])[c].
+        """
         category = output.category_logits.argmax(1)
         event_probability = output.event_logits.sigmoid()
         background = output.category_logits.shape[1]
-        return Prediction(spread_category(category, event_probability > 0.5, background), category, event_probability)
-
-    def hits(self, output: SupervisedOutput, labels: Tensor) -> Tensor:
-        """Right and all segments of a training batch: labels [B, T, C+1] -> [2] float64."""
-        return hits(self.predict(output).segments, labels.argmax(-1))
+        return Prediction(
+            spread_category(category, event_probability > 0.5, background),
+            category,
+            event_probability,
+            event_probability.unsqueeze(2) * output.category_logits.softmax(1).unsqueeze(1),
+        )
 
 
 class WeaklySupervisedCMBS(nn.Module):
-    """The weakly supervised network (the authors' `weak_main_model`): no LSTM, a background column."""
+    """The weakly supervised network (the authors' `weak_main_model`): no LSTM, a background column.
 
-    def __init__(self, settings: ModelSettings) -> None:
+    Scores of its explanation: `audio_gate`, from the audio features, `visual_gate`, from the visual features, and
+    `gate`, their mean (none without time-level suppression). Activations, of C+1 categories: `fused`, which the
+    clip's category is read off, and `visual` and `audio`, each modality's own (none without event-level suppression).
+    """
+
+    prediction_rule = "authors' rule: every segment has its clip's category"
+    event_threshold = 0.0
+    correct = staticmethod(correct)
+
+    def __init__(self, settings: WeakCMBSSettings) -> None:
         super().__init__()
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         columns = settings.categories + 1
         self.alpha, self.gamma = settings.alpha, settings.gamma
         self.time_level, self.event_level = settings.time_level, settings.event_level
-        self.modalities = settings.modalities
+        self.modalities, self.quirks = settings.modalities, settings.quirks
         self.visual_projection = nn.Linear(visual_dim, visual_dim)
         self.dropout = Dropout(0.1)
-        self.attention = AudioGuidedAttention(visual_dim, audio_dim, settings.beta, settings.self_attention)
+        self.attention = AudioGuidedAttention(
+            visual_dim, audio_dim, settings.beta, settings.self_attention, settings.quirks.scale_input
+        )
         self.visual_encoder = TemporalEncoder(visual_dim, d, feedforward=2048)
         self.audio_encoder = TemporalEncoder(audio_dim, d, feedforward=2048)
         self.visual_relation = CrossModalRelation(visual_dim, d)
@@ -176,7 +201,7 @@ class WeaklySupervisedCMBS(nn.Module):
         return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[WeakOutput, Explanation]:
-        visual, audio = _keep(self.modalities, visual, audio)
+        visual, audio = _only(self.modalities, visual, audio)
 
         # 1. Audio-guided attention
         x = self.dropout(self.visual_projection(visual.flatten(2, 3)).relu())  # [B, T, N, Dv]
@@ -190,14 +215,16 @@ class WeaklySupervisedCMBS(nn.Module):
         audio_features = self.audio_relation(audio, visual_key)
         visual_features = self.visual_relation(attended, audio_key)
 
-        # 4. Time-level suppression. Quirk: the paper gates each modality by the other; here by itself.
+        # 4. Time-level suppression. Quirk: the paper gates each modality by the other, the authors' code by itself.
         if self.time_level:
-            visual_gate, audio_gate = self.visual_gate(visual_key), self.audio_gate(audio_key)
-            visual_features = (1 - self.alpha) * visual_features + self.alpha * visual_gate * visual_features
-            audio_features = (1 - self.alpha) * audio_features + self.alpha * audio_gate * audio_features
+            visual_gate, audio_gate = self.visual_gate(visual_key).sigmoid(), self.audio_gate(audio_key).sigmoid()
+            of_visual, of_audio = (visual_gate, audio_gate) if self.quirks.own_gate else (audio_gate, visual_gate)
+            visual_features = (1 - self.alpha) * visual_features + self.alpha * of_visual * visual_features
+            audio_features = (1 - self.alpha) * audio_features + self.alpha * of_audio * audio_features
+            gate = ((visual_gate + audio_gate) / 2).squeeze(2)
+            scores = {"gate": gate, "audio_gate": audio_gate.squeeze(2), "visual_gate": visual_gate.squeeze(2)}
         else:
-            visual_gate = audio_gate = _open_gate(visual_features)
-        gate = ((visual_gate + audio_gate) / 2).squeeze(2)
+            gate, scores = visual_features.new_ones(visual.shape[:2]), {}
 
         # 5. Event-level suppression: the fused activation counts where a modality finds the category too
         activation = self.fused_activation(self.fusion(visual_features, audio_features))
@@ -206,43 +233,37 @@ class WeaklySupervisedCMBS(nn.Module):
             audio_activation = self.audio_activation(audio_features)
             visual_score, audio_score = visual_activation.sigmoid(), audio_activation.sigmoid()
             activation = self.gamma * visual_score * activation + self.gamma * audio_score * activation
+            activations = {"fused": activation, "visual": visual_activation, "audio": audio_activation}
         else:
-            visual_activation = audio_activation = torch.zeros_like(activation)
+            activations = {"fused": activation}
         category_logits = top_segments_mean(activation)
 
         # 6. The clip's probabilities, from its strongest gated segment
-        gated = gate.unsqueeze(2) * category_logits.unsqueeze(1)  # [B, T, C+1]
-        output = WeakOutput(gate, category_logits, category_probs=gated.amax(1).softmax(-1))
-        return output, Explanation(
-            attention=attention.unflatten(2, visual.shape[2:4]),
-            audio_gate=audio_gate.squeeze(2),
-            visual_gate=visual_gate.squeeze(2),
-            visual_activation=visual_activation,
-            audio_activation=audio_activation,
-            activation=activation,
-        )
+        output = WeakOutput(gate, category_logits, strongest_gated_logits(gate, category_logits).softmax(-1))
+        return output, Explanation(attention.unflatten(2, visual.shape[2:4]), scores, activations)
 
     @staticmethod
-    def predict(
-        output: WeakOutput, explanation: Explanation | None = None, gate_threshold: float | None = None
-    ) -> Prediction:
-        """Every segment has the clip's category (the argmax over all C+1 columns), or background.
+    def predict(output: WeakOutput, explanation: Explanation | None = None) -> Prediction:
+        """Every segment has the clip's category, the argmax over all C+1 columns. `model.localization` has more rules.
 
-        Args:
-            gate_threshold: None is the authors' reading. Quirk: they ask whether sigma(gate) > 0.5, which always
-                holds because the gate is a probability already, so no segment differs from its clip. A number
-                makes the segments whose gate is not above it background. `WeakReading` has more readings.
+        Quirk: the authors ask whether sigma(gate) > 0.5, which always holds because the gate is a probability already,
+        so no segment differs from its clip.
+
+        event_probability is the gate; category_probability[b, t, c] = gate[b, t] * softmax(category_logits[b])[c],
+        the softmax over all C+1 columns and c one of the first C.
         """
-        reading = WeakReading() if gate_threshold is None else WeakReading("gate", gate_threshold)
-        return reading(output, explanation)
+        category = output.category_logits.argmax(1)
+        background = output.category_logits.shape[1] - 1
+        return Prediction(
+            spread_category(category, output.gate.sigmoid() > 0.5, background),
+            category,
+            output.gate,
+            output.gate.unsqueeze(2) * output.category_logits.softmax(1)[:, None, :-1],
+        )
 
-    def hits(self, output: WeakOutput, labels: Tensor) -> Tensor:
-        """Right and all clips of a training batch: labels [B, C+1] -> [2] float64."""
-        return hits(output.category_logits.argmax(1), labels.argmax(-1))
 
-
-def _keep(modalities: str, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-    """Both features, or zeros in place of the modality that isn't kept: the same network then knows only one."""
+def _only(modalities: str, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+    """Both features, or zeros in place of the modality that is left out: the same network then knows only one."""
     if modalities == "audio":
         return torch.zeros_like(visual), audio
     if modalities == "visual":
@@ -250,6 +271,7 @@ def _keep(modalities: str, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tenso
     return visual, audio
 
 
-def _open_gate(features: Tensor) -> Tensor:
-    """The gate of a network without time-level suppression: features [B, T, d] -> ones [B, T, 1]."""
-    return features.new_ones(*features.shape[:2], 1)
+NETWORKS = {
+    "supv_main_model": Network(SupervisedCMBSSettings, SupervisedCMBS, SupervisedLoss, supervision="full"),
+    "weak_main_model": Network(WeakCMBSSettings, WeaklySupervisedCMBS, WeakLoss, supervision="weak"),
+}

@@ -1,57 +1,112 @@
-"""SupervisedLoss and WeakLoss: an output and its labels -> named loss terms and their total."""
+"""From an output and its labels to named loss terms and their weighted total."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.cmbs import SupervisedOutput, WeakOutput
+from model.settings import SupervisedCMBSSettings, WeakCMBSSettings
+from model.suppression import strongest_gated_logits
+
+if TYPE_CHECKING:
+    from model.cmbs import SupervisedOutput, SupervisedOutputAsWritten, WeakOutput
+
+
+def weights_of(terms: tuple[str, ...], weights: Mapping[str, float], absent: Sequence[str] = ()) -> dict[str, float]:
+    """The weight of each of a loss's `terms`: as `weights` names it, else 1; 0 for those that are `absent`.
+
+    Raises ValueError where `weights` names another term, or leaves nothing to train by.
+    """
+    unknown = [name for name in weights if name not in terms]
+    if unknown:
+        raise ValueError(f"the network's loss has no term {unknown[0]!r} to weight; its terms are {', '.join(terms)}")
+    complete = {name: 0.0 if name in absent else weights.get(name, 1.0) for name in terms}
+    if not any(complete.values()):
+        raise ValueError("every term of the network's loss has weight 0, so there is nothing to train by")
+    return complete
+
+
+def with_total(terms: dict[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """The terms, unweighted, and "total", their weighted sum; a term of weight 0 is left out."""
+    terms = {name: term for name, term in terms.items() if weights[name]}
+    return {**terms, "total": sum(weights[name] * term for name, term in terms.items())}
 
 
 class SupervisedLoss(nn.Module):
-    """BCE(event_logits, y) + gate_weight BCE(gate, y) + CE(category_logits, c) + av_weight CE(av_category_logits, c).
+    """BCE(event_logits, y) + BCE(gate, y) + CE(category_logits, c) + CE(av_category_logits, c).
 
     Args:
-        gate_weight, av_category_weight: of the two auxiliary terms, 1 in the paper; 0 leaves a term out.
+        settings: a part that the network is built without has no term: "gate" belongs to time-level suppression,
+            "av_category" to event-level suppression.
+        weights: of the terms "event", "gate", "category" and "av_category" in the total, 1 where not named; 0 leaves
+            a term out. Raises ValueError for another name.
 
     Labels are [B, T, C+1] one-hot, background last: y[b, t] is 1 in event segments, c the clip's category
     (over time, the largest category index). Returns scalars "event", "gate", "category", "av_category"
     and "total", each a mean over the batch; the terms are unweighted, the total is weighted.
-
-    Quirk: the gate is a probability already and still goes through BCE *with logits*.
     """
 
-    def __init__(self, gate_weight: float = 1.0, av_category_weight: float = 1.0) -> None:
+    def __init__(self, settings: SupervisedCMBSSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
-        self.weights = {"event": 1.0, "gate": gate_weight, "category": 1.0, "av_category": av_category_weight}
+        self.gate_as_logit = settings.quirks.gate_as_logit
+        absent = [] if settings.time_level else ["gate"]
+        absent += [] if settings.event_level else ["av_category"]
+        self.weights = weights_of(("event", "gate", "category", "av_category"), weights, absent)
 
-    def forward(self, output: SupervisedOutput, labels: Tensor) -> dict[str, Tensor]:
-        event_logits, category_logits, gate, av_category_logits = map(_at_least_float32, output)
+    def forward(self, output: SupervisedOutput | SupervisedOutputAsWritten, labels: Tensor) -> dict[str, Tensor]:
+        event_logits, category_logits, gate, av_category_logits, *gate_logits = map(_at_least_float32, output)
         is_event, category = labels[..., :-1].max(-1)
         is_event, clip_category = is_event.to(event_logits.dtype), category.max(1).values
-        terms = {
-            "event": F.binary_cross_entropy_with_logits(event_logits, is_event),
-            "gate": F.binary_cross_entropy_with_logits(gate, is_event),
-            "category": F.cross_entropy(category_logits, clip_category),
-            "av_category": F.cross_entropy(av_category_logits, clip_category),
-        }
-        terms = {name: term for name, term in terms.items() if self.weights[name]}
-        return {**terms, "total": sum(self.weights[name] * term for name, term in terms.items())}
+        terms = {"event": F.binary_cross_entropy_with_logits(event_logits, is_event)}
+        if self.weights["gate"]:
+            if self.gate_as_logit:  # quirk: the gate is a probability already and still goes through BCE *with logits*
+                terms["gate"] = F.binary_cross_entropy_with_logits(gate, is_event)
+            else:
+                terms["gate"] = product_cross_entropy(*gate_logits, is_event)
+        terms["category"] = F.cross_entropy(category_logits, clip_category)
+        terms["av_category"] = F.cross_entropy(av_category_logits, clip_category)
+        return with_total(terms, self.weights)
 
 
 class WeakLoss(nn.Module):
     """MultiLabelSoftMarginLoss(category_probs, clip label). Labels are [B, C+1] one-hot, background last.
 
-    Returns scalars "category" and "total", equal, a mean over the batch.
+    Returns scalars "category" and "total", each a mean over the batch.
 
-    Quirk: the loss expects logits, and the authors hand it probabilities.
+    Quirk: the loss expects logits, and the authors hand it probabilities. Without it, it is handed the logits that
+    the probabilities are the softmax of.
+
+    Args:
+        weights: of the only term, "category". Raises ValueError for another name.
     """
 
+    def __init__(self, settings: WeakCMBSSettings, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.probs_as_logits = settings.quirks.probs_as_logits
+        self.weights = weights_of(("category",), weights)
+
     def forward(self, output: WeakOutput, labels: Tensor) -> dict[str, Tensor]:
-        probs = _at_least_float32(output.category_probs)
-        category = F.multilabel_soft_margin_loss(probs, labels.to(probs.dtype))
-        return {"category": category, "total": category}
+        if self.probs_as_logits:
+            logits = _at_least_float32(output.category_probs)
+        else:
+            logits = strongest_gated_logits(*map(_at_least_float32, (output.gate, output.category_logits)))
+        category = F.multilabel_soft_margin_loss(logits, labels.to(logits.dtype))
+        return with_total({"category": category}, self.weights)
+
+
+def product_cross_entropy(x: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of the probability g = sigma(x) sigma(y), its mean; x, y and target are of one shape.
+
+    From the logits, so that it and its gradients are finite where g rounds to 0 or 1:
+    log g = log sigma(x) + log sigma(y), and log(1 - g) = log(sigma(-x) + sigma(x) sigma(-y)).
+    """
+    log_x, log_y = F.logsigmoid(x), F.logsigmoid(y)
+    log_other = torch.logaddexp(F.logsigmoid(-x), log_x + F.logsigmoid(-y))
+    return -(target * (log_x + log_y) + (1 - target) * log_other).mean()
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

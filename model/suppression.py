@@ -8,14 +8,14 @@ TOP_SEGMENTS = 4  # an event of AVE lasts at least a second or two; the authors 
 
 
 class SegmentGate(nn.Module):
-    """How much each segment is an event: features [B, T, d] -> probability [B, T, 1]."""
+    """How much each segment is an event: features [B, T, d] -> logits [B, T, 1], whose sigmoid is the gate."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.score = nn.Linear(d_model, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.score(features).sigmoid()
+        return self.score(features)
 
 
 class ActivationSequence(nn.Module):
@@ -32,3 +32,8 @@ class ActivationSequence(nn.Module):
 def top_segments_mean(activation: Tensor) -> Tensor:
     """Per category the mean of its 4 highest segments: [B, T, C] -> [B, C]. Needs T >= 4."""
     return activation.topk(TOP_SEGMENTS, dim=1, sorted=False).values.mean(1)
+
+
+def strongest_gated_logits(gate: Tensor, category_logits: Tensor) -> Tensor:
+    """max over t of gate[b, t] * category_logits[b, k]: gate [B, T], category_logits [B, K] -> [B, K]."""
+    return (gate.unsqueeze(2) * category_logits.unsqueeze(1)).amax(1)

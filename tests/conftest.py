@@ -94,12 +94,12 @@ def official_keys(setting: str) -> list[tuple[str, tuple[int, ...], bool]]:
     return [(key, tuple(int(n) for n in shape.split("x")), used == "yes") for key, shape, used in rows]
 
 
-def official_state_dict(setting: str) -> dict[str, torch.Tensor]:
+def official_state_dict(setting: str, salt: int = 0) -> dict[str, torch.Tensor]:
     """An authors' checkpoint with the weights of the golden numbers' recipe, float64."""
     state = {}
     for key, shape, _ in official_keys(setting):
         name = key.removeprefix("module.")
-        weight = golden_random("weight:" + name).standard_normal(shape)
+        weight = golden_random("weight:" + name, salt).standard_normal(shape)
         if len(shape) >= 2:
             weight /= np.sqrt(shape[1])
         elif "norm" in name.split(".")[-2] and name.endswith("weight"):

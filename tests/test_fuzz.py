@@ -39,10 +39,8 @@ from dataset import files
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.check.folder import check_folder
 from dataset.labels import clip_labels_from_annotations, labels_from_annotations
-from model import build_model
-from model.losses import SupervisedLoss
-from model.official import load_official
-from model.prediction import Reading
+from model import build_loss, build_model
+from model.localization import Localization
 from utils.base import checkpoint
 from utils.base.errors import UserError
 from utils.config import command_line
@@ -182,7 +180,7 @@ def read_config(folder: Path, content: bytes) -> None:
     path = folder / "config.json"
     path.write_bytes(content)
     with harmless("config", folder):
-        command_line.parse(["--config", str(path)], "", str(path), SUPERVISED)
+        command_line.parse(["--config", str(path)], "", str(path), "full")
 
 
 @fuzz(0.15, content=st.one_of(st.binary(max_size=200), st.text().map(lambda t: t.encode("utf-16"))))
@@ -229,13 +227,13 @@ def setup(network, tiny_data) -> tuple[config_settings.Config, training_run.Expe
     """A config, its experiment, and how to make a training of it."""
     model = {"name": SUPERVISED, **TINY_MODEL, "d_model": 4, "video_inputdim": 8, "audio_inputdim": 4}
     config = config_files.build({"model": model}, "test")
-    reading = Reading(network.predict, "test")
-    loss = SupervisedLoss()
-    whole = training_run.Experiment(network, loss, AVEDataset, reading, load_official, ())
+    localization = Localization(network)
+    loss = build_loss(config.model)
+    whole = training_run.Experiment(network, loss, AVEDataset, localization, ())
 
     def make() -> loop.Training:
         return loop.Training(
-            network, loss, reading, {"train": SimpleNamespace(in_blocks=False)}, config, Spectator(Path("nowhere"))
+            network, loss, localization, {"train": SimpleNamespace(in_blocks=False)}, config, Spectator(Path("nowhere"))
         )
 
     return config, whole, make
@@ -251,7 +249,7 @@ def good(setup, network, folder) -> dict[str, Any]:
     training.position.best = {"test": {"epoch": 1, "val_accuracy": 50.0, "test_accuracy": 50.0}}
     content = {
         "config": config.model_dump(), "network": network.state_dict(), "epoch": 1, "metrics": {"epoch": 1},
-        "reading": training.reading.state(), "training": training.state(),
+        "localization": training.localization.state(), "training": training.state(),
     }  # fmt: skip
     states = content["training"]["optimizer"]["state"]
     for index in list(states)[3:]:  # three of them are as good as all, and quicker

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, TINY_MODEL, official_state_dict, without_dropout
-from test_golden import TOLERANCE, deviation, features
+from test_golden import CASES, TOLERANCE, deviation, features
 
 import supv_main
 import weak_main
 from dataset.ave import AVEDataset
 from dataset.loading import Batches, ResidentBatches, fitting_placement, make_batches
-from model import build_model
-from model.losses import SupervisedLoss
+from model import build_loss, build_model
+from model.localization import Localization
 from model.official import load_official
-from model.prediction import Reading
 from utils.base.devices import dtype_of
 from utils.base.errors import EXIT_DONE
 from utils.config import files as config_files
@@ -50,7 +49,7 @@ def _training(data: Path, folder: Path, device: torch.device, where: str, **trai
     dtype = dtype_of(config.train.precision)
     network.to(device, dtype)
     batches = {"train": _batches(data, device, where, dtype)}
-    return Training(network, SupervisedLoss(), Reading(network.predict, ""), batches, config, Spectator(folder))
+    return Training(network, build_loss(config.model), Localization(network), batches, config, Spectator(folder))
 
 
 @pytest.mark.parametrize("setting", ["supv", "weak"])
@@ -60,7 +59,7 @@ def test_outputs_equal_the_authors(setting: str):
     network.to(GPU).eval()
     golden = np.load(GOLDEN / f"{setting}.npz")
     with torch.inference_mode():
-        output = network(*(x.to(GPU) for x in features()))
+        output = network(*(x.to(GPU) for x in features(CASES[setting])))
     for name in output._fields:
         assert deviation(getattr(output, name).cpu(), golden[f"eval/{name}"]) < TOLERANCE, name
 

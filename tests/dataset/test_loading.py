@@ -23,9 +23,8 @@ from dataset.loading import (
     make_batches,
 )
 from dataset.prefetch import ahead
-from model import build_model
-from model.losses import SupervisedLoss
-from model.prediction import Reading
+from model import build_loss, build_model
+from model.localization import Localization
 from utils.base import memory
 from utils.config import files as config_files
 from utils.training.loop import train_one_epoch
@@ -123,8 +122,8 @@ def test_training_gives_the_same_weights_twice(tiny_data: Path, tmp_path: Path, 
         seed_everything(3)
         network = build_model(config.model)
         batches = {"train": _batches(kind, AVEDataset(tiny_data, "train"))}
-        reading = Reading(network.predict, "")
-        training = Training(network, SupervisedLoss(), reading, batches, config, Spectator(tmp_path))
+        loss = build_loss(config.model)
+        training = Training(network, loss, Localization(network), batches, config, Spectator(tmp_path))
         train_one_epoch(training, 1, StopRequest())
         return network.state_dict()
 

@@ -10,10 +10,9 @@ from conftest import ROOT, TINY_MODEL, official_state_dict
 from torch import nn
 
 import supv_main
-from model import build_model
-from model.losses import SupervisedLoss, WeakLoss
+from model import build_loss, build_model
 from model.official import load_official, to_official
-from utils.base.errors import EXIT_DONE, UserError
+from utils.base.errors import EXIT_DONE
 from utils.config import files as config_files
 from utils.config.settings import SUPERVISED, WEAK
 
@@ -54,9 +53,10 @@ def test_every_ablation_changes_its_base_and_trains_all_its_weights(path):
 
     network = build_model({**config.model.model_dump(), **TINY_MODEL}).train()
     if config.model.name == SUPERVISED:
-        loss, labels = supv_main.loss_of(config), torch.eye(4)[[1, 1, 3, 3, 3]].repeat(3, 1, 1)
+        labels = torch.eye(4)[[1, 1, 3, 3, 3]].repeat(3, 1, 1)
     else:
-        loss, labels = WeakLoss(), torch.eye(4)[[0, 3, 1]]
+        labels = torch.eye(4)[[0, 3, 1]]
+    loss = build_loss(config.model, config.train.loss_weights)
     loss(network(*features()), labels)["total"].backward()
     assert [key for key, p in network.named_parameters() if p.grad is None] == []
 
@@ -67,7 +67,7 @@ def test_without_time_level_nothing_is_gated(name):
     assert not [key for key, _ in network.named_parameters() if "gate" in key]
     output, explanation = network.explain(*features())
     assert (output.gate == 1).all()
-    assert (explanation.audio_gate == 1).all()
+    assert explanation.scores == {}
     assert same(output, like(network, name, time_level=False, alpha=0.9)(*features()))
     whole = tiny(name)
     assert not same(whole(*features()), like(whole, name, alpha=0.9)(*features()))  # with it, alpha matters
@@ -77,7 +77,8 @@ def test_without_time_level_nothing_is_gated(name):
 def test_without_event_level_no_modality_answers_alone(name):
     network = tiny(name, event_level=False)
     assert not [key for key, _ in network.named_parameters() if "visual_activation" in key or "audio_act" in key]
-    output = network(*features())
+    output, explanation = network.explain(*features())
+    assert list(explanation.activations) == ([] if name == SUPERVISED else ["fused"])
     assert same(output, like(network, name, event_level=False, gamma=0.9)(*features()))
     whole = tiny(name)
     assert not same(whole(*features()), like(whole, name, gamma=0.9)(*features()))  # with it, gamma matters
@@ -122,11 +123,31 @@ def test_without_self_attention_cells_stay_as_they_are(name):
 
 def test_loss_weights():
     output, labels = tiny(SUPERVISED)(*features()), torch.eye(4)[[1, 1, 3, 3, 3]].repeat(3, 1, 1)
-    terms = SupervisedLoss()(output, labels)
-    half = SupervisedLoss(gate_weight=0.5, av_category_weight=0)(output, labels)
+    settings = {"name": SUPERVISED}
+    terms = build_loss(settings)(output, labels)
+    half = build_loss(settings, weights={"gate": 0.5, "av_category": 0})(output, labels)
     assert set(half) == {"event", "gate", "category", "total"}
     torch.testing.assert_close(half["total"], terms["event"] + 0.5 * terms["gate"] + terms["category"])
     assert torch.equal(half["gate"], terms["gate"])  # named terms are unweighted
+
+
+def test_a_part_that_is_left_out_has_no_loss():
+    settings = {"name": SUPERVISED, "time_level": False, "quirks": {"gate_as_logit": False}}
+    output, labels = tiny(**settings)(*features()), torch.eye(4)[[1, 1, 3, 3, 3]].repeat(3, 1, 1)
+    assert set(build_loss(settings, {"gate": 1.0})(output, labels)) == {"event", "category", "av_category", "total"}
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        (SUPERVISED, {"gates": 0}, "no term 'gates' to weight; its terms are event, gate, category, av_category"),
+        (WEAK, {"gate": 0}, "no term 'gate' to weight; its terms are category"),
+        (WEAK, {"category": 0}, "nothing to train by"),
+    ],
+)
+def test_loss_weights_that_make_no_sense(name, weights, message):
+    with pytest.raises(ValueError, match=message):
+        build_loss({"name": name}, weights)
 
 
 def test_a_run_without_a_part_has_no_loss_for_it(tiny_config, tmp_path):
@@ -139,7 +160,7 @@ def test_a_run_without_a_part_has_no_loss_for_it(tiny_config, tmp_path):
 @pytest.mark.parametrize("settings", [{"time_level": False}, {"event_level": False}, {"beta": 0.0}])
 def test_the_authors_format_is_of_the_whole_network(settings):
     network = build_model({"name": SUPERVISED, **settings})
-    with pytest.raises(UserError, match="leave out"):
+    with pytest.raises(ValueError, match="leave out"):
         load_official(network, official_state_dict("supv"))
-    with pytest.raises(UserError, match="leave out"):
+    with pytest.raises(ValueError, match="leave out"):
         to_official(network)

@@ -1,4 +1,4 @@
-"""The networks beyond the golden shapes: other sizes, autocast, initial weights, and readings of their outputs."""
+"""The networks beyond the golden shapes: other sizes, autocast, initial weights, and predictions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import pytest
 import torch
 from conftest import TINY_MODEL
 
-from model import build_model
+from model import NETWORKS, build_loss, build_model
 from model.cmbs import WeaklySupervisedCMBS, WeakOutput
 from model.dropout import Dropout
-from model.losses import SupervisedLoss, WeakLoss
-from utils.base.errors import UserError
 
 SETTINGS = ("supv_main_model", "weak_main_model")
 
@@ -44,8 +42,54 @@ def test_shapes(name, batch, segments, grid, categories):
         assert getattr(output, field).shape == wanted[field], field
     assert explanation.attention.shape == (batch, segments, *grid)
     torch.testing.assert_close(explanation.attention.sum((2, 3)), torch.ones(batch, segments))
+    assert {name: score.shape for name, score in explanation.scores.items()} == dict.fromkeys(
+        ("gate", "audio_gate", "visual_gate"), (batch, segments)
+    )
+    names = ("visual", "audio") if name == SETTINGS[0] else ("fused", "visual", "audio")
+    assert {name: activation.shape for name, activation in explanation.activations.items()} == dict.fromkeys(
+        names, (batch, segments, columns)
+    )
     prediction = network.predict(output, explanation)
     assert prediction.segments.shape == prediction.event_probability.shape == (batch, segments)
+    assert prediction.category_probability.shape == (batch, segments, categories)
+    assert all(torch.equal(*pair) for pair in zip(prediction, network.predict(output), strict=True))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_category_probabilities_share_out_the_event_probability(name):
+    network = build_model({"name": name, **TINY_MODEL}).double().eval()
+    output, explanation = network.explain(torch.rand(3, 10, 2, 2, 16).double(), torch.rand(3, 10, 8).double())
+    prediction = network.predict(output, explanation)
+    whole = prediction.category_probability.sum(2)
+    if name == SETTINGS[1]:  # the rest is that of a clip without an event
+        whole = whole + prediction.event_probability * output.category_logits.softmax(1)[:, -1:]
+    torch.testing.assert_close(whole, prediction.event_probability)
+    best = prediction.category_probability.argmax(2)
+    foreground = output.category_logits[:, : prediction.category_probability.shape[2]].argmax(1)
+    assert torch.equal(best, foreground.unsqueeze(1).expand_as(best))
+
+
+def test_correct_counts_segments_or_clips():
+    network = build_model({"name": "supv_main_model", **TINY_MODEL})
+    prediction = network.predict(network(torch.rand(2, 10, 2, 2, 16), torch.rand(2, 10, 8)))
+    segments = torch.tensor([[0] * 6 + [3] * 4, [3] * 10])
+    prediction = prediction._replace(segments=segments, category=torch.tensor([0, 1]))
+    labels = torch.eye(4)[torch.tensor([[0] * 5 + [3] * 5, [2] * 10])]
+    assert network.correct(prediction, labels).tolist() == [9, 20]
+    assert network.correct(prediction, torch.eye(4)[[0, 3]]).tolist() == [1, 2]
+    assert network.correct(prediction, labels).dtype == torch.float64
+
+
+def test_the_networks_by_name():
+    assert {name: network.supervision for name, network in NETWORKS.items()} == {
+        SETTINGS[0]: "full",
+        SETTINGS[1]: "weak",
+    }
+    for name, entry in NETWORKS.items():
+        assert isinstance(build_model({"name": name, **TINY_MODEL}), entry.network)
+        assert isinstance(build_loss({"name": name}), entry.loss)
+        settings = entry.settings(name=name, **TINY_MODEL)
+        assert isinstance(build_model(settings), entry.network)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -61,7 +105,7 @@ def test_a_clip_does_not_depend_on_its_batch(name):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_trains_under_autocast(name):
     network = build_model({"name": name, **TINY_MODEL})
-    loss = SupervisedLoss() if name == SETTINGS[0] else WeakLoss()
+    loss = build_loss({"name": name})
     labels = torch.eye(4)[torch.randint(0, 4, (3, 10) if name == SETTINGS[0] else (3,))]
     with torch.autocast("cpu", torch.bfloat16):
         terms = loss(network(torch.rand(3, 10, 3, 3, 16), torch.rand(3, 10, 8)), labels)
@@ -88,12 +132,11 @@ def test_supervised_prediction_is_background_where_no_event():
     assert (prediction.segments[1] == 3).all()
 
 
-def test_weak_readings_of_the_gate():
+def test_the_authors_rule_gives_every_segment_its_clips_category():
     gate = torch.tensor([[0.1, 0.4, 0.6, 0.9]])
     output = WeakOutput(gate, torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([[0.2, 0.5, 0.3]]))
-    predict = WeaklySupervisedCMBS.predict
-    assert predict(output).segments.tolist() == [[1, 1, 1, 1]]  # the authors': sigma of a probability is above 0.5
-    assert predict(output, gate_threshold=0.5).segments.tolist() == [[2, 2, 1, 1]]
+    # sigma of a probability is above 0.5
+    assert WeaklySupervisedCMBS.predict(output).segments.tolist() == [[1, 1, 1, 1]]
 
 
 def test_loss_reads_labels_as_the_authors_do():
@@ -101,7 +144,7 @@ def test_loss_reads_labels_as_the_authors_do():
     network = build_model({"name": "supv_main_model", **TINY_MODEL})
     output = network(torch.rand(1, 10, 2, 2, 16), torch.rand(1, 10, 8))
     labels = torch.eye(4)[torch.tensor([[0, 0, 2, 3, 3, 3, 3, 3, 3, 3]])]
-    terms = SupervisedLoss()(output, labels)
+    terms = build_loss({"name": "supv_main_model"})(output, labels)
     category = torch.nn.functional.cross_entropy(output.category_logits, torch.tensor([2]))
     is_event = torch.tensor([[1.0] * 3 + [0.0] * 7])
     event = torch.nn.functional.binary_cross_entropy_with_logits(output.event_logits, is_event)
@@ -114,14 +157,23 @@ def test_loss_reads_labels_as_the_authors_do():
     ("settings", "message"),
     [
         ({"name": "supv_main_model", "alhpa": 0.1}, "did you mean"),
-        ({"name": "main_model"}, "name"),
+        ({"name": "main_model"}, "'name' is \"main_model\": no such network; did you mean"),
+        ({"name": "transformer"}, "the networks are supv_main_model, weak_main_model"),
+        ({"name": ["supv_main_model"]}, "'name' is"),
+        ({"name": "supv_main_model", "quirks": {"own_gate": False}}, "unknown key 'quirks.own_gate'"),
+        ({"name": "weak_main_model", "own_gate": False}, "belongs in the section 'quirks'"),
+        ({"name": "weak_main_model", "quirks": {"own_gates": False}}, "did you mean 'quirks.own_gate'"),
+        ({"name": "weak_main_model", "quirks": False}, "'quirks' must be a JSON object"),
+        ({"name": "supv_main_model", "alpha": float("nan")}, "'alpha' is NaN"),
         ({"name": "supv_main_model", "d_model": 250}, "d_model"),
         ({}, "'name' is missing"),
     ],
 )
 def test_bad_settings(settings, message):
-    with pytest.raises(UserError, match=message):
-        build_model(settings)
+    for build in (build_model, build_loss):
+        with pytest.raises(ValueError, match=message) as error:
+            build(settings)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.2, 0.5])

@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, read without running any code that a file may hold.
 
 A file of ours is a dict: "format", "config" (all sections), "network" (state_dict), "epoch" (epochs done),
-"metrics" (of that epoch), "reading" (how its output becomes segments, and the threshold that was chosen for it)
+"metrics" (of that epoch), "localization" (how its output becomes segments, and the threshold chosen for that)
 and, in `last.pth.tar` only, "training": all else that going on needs. The authors' files are a bare
 state_dict (see `model.official`).
 """
@@ -68,6 +68,8 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
     if is_ours(content):
+        if "reading" in content:
+            content["localization"] = content.pop("reading")  # its old name
         _check_ours(path, content)
     elif not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items()):
         raise UserError(f"{path}: is neither a checkpoint of this project nor one of the authors'")
@@ -83,8 +85,8 @@ def _check_ours(path: Path, content: dict[str, Any]) -> None:
     if content["format"] != FORMAT:
         raise UserError(f"{path}: has the format {content['format']!r}, which this version doesn't know ({FORMAT})")
     wanted = {"config": dict, "network": dict, "epoch": int, "metrics": dict}
-    if "reading" in content:  # older checkpoints have none
-        wanted["reading"] = dict
+    if "localization" in content:  # older checkpoints have none
+        wanted["localization"] = dict
     for key, kind in wanted.items():
         if not isinstance(content.get(key), kind):
             raise UserError(f"{path}: is damaged: its {key!r} is not there; use another checkpoint of the run")

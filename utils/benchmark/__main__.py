@@ -31,7 +31,6 @@ from utils.benchmark.measure import Task
 from utils.benchmark.rows import AVE_SIZE, measure_apart, rows_of
 from utils.benchmark.table import rates, table
 from utils.config import files as config_files
-from utils.config import settings as config_settings
 
 
 @command
@@ -41,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     by_setting = {}
     for source in sources:
         config = config_files.build(config_files.read_json(source), source)
-        by_setting["supervised" if config.model.name == config_settings.SUPERVISED else "weak"] = config
+        by_setting["supervised" if config.supervision == "full" else "weak"] = config
     device, story = choose_device("cpu" if args.device == "cpu" else "0" if args.device == "cuda" else None)
     if args.device == "cuda" and device.type != "cuda":
         raise UserError("--device cuda: torch sees no GPU; use --device cpu")

@@ -18,13 +18,11 @@ from dataset import files
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.labels import SEGMENTS
 from dataset.loading import Batch, Batches, fitting_placement, make_batches
-from model import build_model
-from model.losses import SupervisedLoss, WeakLoss
-from model.prediction import Reading
+from model import build_loss, build_model
+from model.localization import Localization
 from utils.base.devices import autocast, choose_device, dtype_of
 from utils.base.memory import keep_freed_memory
 from utils.benchmark import roofline
-from utils.config import settings as config_settings
 from utils.config.settings import Config
 from utils.evaluation.evaluate import evaluate
 from utils.training.randomness import seed_everything
@@ -239,9 +237,7 @@ def _trace(step: Callable[[], None], device: torch.device, path: str) -> None:
 
 
 def _network(config: Config) -> tuple[nn.Module, nn.Module]:
-    return build_model(
-        config.model
-    ), SupervisedLoss() if config.model.name == config_settings.SUPERVISED else WeakLoss()
+    return build_model(config.model), build_loss(config.model)
 
 
 def _on_meta(config: Config) -> tuple[nn.Module, nn.Module, Batch]:
@@ -259,13 +255,13 @@ def _training(task: Task, device: torch.device, batches: dict[str, Batches]) -> 
             "train": task.config.train.model_copy(update={"precision": task.way.precision, "compile": task.way.compile})
         }
     )
-    return Training(network, loss, Reading(network.predict, ""), batches, config, recorder=None)
+    return Training(network, loss, Localization(network), batches, config, recorder=None)
 
 
 def _random_batch(config: Config, device: torch.device, dtype: torch.dtype) -> Batch:
     """Features like those of AVE, after a ReLU, and labels, all random (on the device "meta": only their shapes)."""
     clips, model = config.train.batch_size, config.model
-    shape = (clips, SEGMENTS) if model.name == config_settings.SUPERVISED else (clips,)
+    shape = (clips, SEGMENTS) if config.supervision == "full" else (clips,)
     category = torch.randint(model.categories, shape)
     return Batch(
         torch.randn(clips, SEGMENTS, *GRID, model.video_inputdim, dtype=dtype, device=device).relu_(),
@@ -278,7 +274,7 @@ def _random_batch(config: Config, device: torch.device, dtype: torch.dtype) -> B
 
 def _timed_loading(task: Task, device: torch.device, splits: tuple[str, ...], row: Row) -> dict[str, Batches]:
     start = time.perf_counter()
-    kind = AVEDataset if task.config.model.name == config_settings.SUPERVISED else WeakAVEDataset
+    kind = AVEDataset if task.config.supervision == "full" else WeakAVEDataset
     dtype = dtype_of(task.way.precision)
     datasets = {split: kind(task.data_root, split, dtype) for split in splits}
     sizes = {split: task.config.eval.test_batch_size for split in splits} | {"train": task.config.train.batch_size}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from model.localization import RULES
 from utils.base.errors import UserError
 from utils.base.flags import Parser
 from utils.config import files as config_files
-from utils.config import settings as config_settings
-from utils.config.settings import Config
+from utils.config.settings import MAINS, SUPERVISED, WEAK, Config, file_name
 
 # Flag -> (section, key, type, help). Their defaults are the JSON's.
 _SETTINGS: dict[str, tuple[str, str, type, str]] = {
@@ -32,7 +32,7 @@ _SETTINGS: dict[str, tuple[str, str, type, str]] = {
     "--seed": ("train", "seed", int, "seed of every random generator"),
     "--precision": ("train", "precision", str, "float32, float64 (the authors' arithmetic) or bfloat16"),
     "--data_root": ("data", "root", str, "folder of the feature files"),
-    "--localize": ("eval", "localize", str, "weak only: authors, gate, activation, background, relative or combined"),
+    "--localize": ("eval", "localize", str, f"weak only: {', '.join(RULES)}"),
     "--split": ("eval", "split", str, "split to evaluate: train, val or test"),
 }
 
@@ -65,12 +65,14 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, value)
 
 
-def parse(argv: Sequence[str] | None, description: str, config: str, model: str) -> tuple[Config, Options]:
+def parse(
+    argv: Sequence[str] | None, description: str, config: str, supervision: Literal["full", "weak"]
+) -> tuple[Config, Options]:
     """Read the command line and the JSON that it names.
 
     Args:
         config: the JSON to read without --config.
-        model: `model.name` that this main trains.
+        supervision: of the networks that this main trains.
 
     Raises UserError for unknown or contradictory flags and whatever `utils.config` finds.
     """
@@ -100,12 +102,12 @@ def parse(argv: Sequence[str] | None, description: str, config: str, model: str)
         if values[key] is not None:
             sections = config_files.merge(sections, {section: {key: values[key]}})
             named.add(f"{section}.{key}")
-            _check_flag(flag, section, key, values[key], model)
+            _check_flag(flag, section, key, values[key], SUPERVISED if supervision == "full" else WEAK)
     settings = config_files.build(sections, source=values["config"])
-    if settings.model.name != model:
+    if settings.supervision != supervision:
         raise UserError(
-            f"{values['config']}: describes {settings.model.name}, which "
-            f"{config_settings.MAINS[settings.model.name]} trains; this is for {model}"
+            f"{values['config']}: describes {settings.model.name}, which {MAINS[settings.supervision]} trains; this is "
+            f"{MAINS[supervision]}"
         )
     return settings, Options(
         **{name: values[name] for name in ("config", "gpu", "resume", "evaluate", "output")},
@@ -117,7 +119,7 @@ def parse(argv: Sequence[str] | None, description: str, config: str, model: str)
 def _check_path(flag: str, path: str | None) -> None:
     if path is not None:
         try:
-            config_settings.file_name(path)
+            file_name(path)
         except ValueError as error:
             raise UserError(f"{flag} {path!r} {error}") from error
 

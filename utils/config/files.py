@@ -10,8 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from model.settings import short
 from utils.base.errors import UserError
-from utils.config.messages import explain, short
+from utils.config.messages import explain
+from utils.config.renamed import renamed
 from utils.config.settings import Config
 
 
@@ -20,10 +22,11 @@ def build(values: dict[str, Any], source: str) -> Config:
 
     Raises UserError that names the first key with a problem, its file, and the nearest valid key.
     """
+    values = renamed(values, source)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {explain(error, Config)}") from error
+        raise UserError(f"{source}: {explain(error, values)}") from error
 
 
 def read_json(path: str | os.PathLike, _extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -49,6 +52,7 @@ def read_json(path: str | os.PathLike, _extended_by: tuple[Path, ...] = ()) -> d
         raise UserError(f"{path}: nested too deeply to be a config") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a JSON object with the sections model, data, train and eval")
+    values = renamed(values, str(path))
     parent = values.pop("extends", None)
     if parent is None:
         return values

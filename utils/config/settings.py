@@ -11,41 +11,20 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
-from utils.base.errors import UserError
-from utils.config.messages import explain
+from model import NETWORKS, build_loss, settings_class, validated_settings
+from model.localization import RULES, check_rule
+from model.settings import NetworkSettings, PositiveInt, Settings, Strength, Width
 
-SUPERVISED, WEAK = "supv_main_model", "weak_main_model"  # the authors' names
+SUPERVISED, WEAK = "supv_main_model", "weak_main_model"  # the authors' names for the CMBS networks
+MAINS = {"full": "supv_main.py", "weak": "weak_main.py"}  # by supervision
 
-
-MAINS = {SUPERVISED: "supv_main.py", WEAK: "weak_main.py"}
-
-
-# Where the two settings differ; everything else has one default, below.
-_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    SUPERVISED: {
-        "model": {"alpha": 0.1, "gamma": 0.3, "beta": 0.4},
-        "train": {"lr": 7e-4, "milestones": [10, 20, 30], "seed": 43, "snapshot_pref": "Exps/Supv/exp1/"},
-    },
-    WEAK: {
-        "model": {"alpha": 0.2, "gamma": 0.5, "beta": 0.5},
-        "train": {"lr": 6e-4, "milestones": [10, 20, 40], "seed": 666, "snapshot_pref": "Exps/WeaklySupv/exp1/"},
-    },
+# Where the recipes of the two supervisions differ; everything else has one default, below.
+_TRAIN: dict[str, dict[str, Any]] = {
+    "full": {"lr": 7e-4, "milestones": [10, 20, 30], "seed": 43, "snapshot_pref": "Exps/Supv/exp1/"},
+    "weak": {"lr": 6e-4, "milestones": [10, 20, 40], "seed": 666, "snapshot_pref": "Exps/WeaklySupv/exp1/"},
 }
-
-
-# Bounds far above anything of use: a number that torch or HDF5 can't even take is named here, with its key.
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
-
-
-Width = Annotated[int, Field(gt=0, le=2**14)]
-
-
-Strength = Annotated[float, Field(ge=0, le=1e6)]
 
 
 def file_name(name: str) -> str:
@@ -66,37 +45,7 @@ def file_name(name: str) -> str:
 FolderName = Annotated[str, AfterValidator(file_name)]
 
 
-class _Settings(BaseModel):
-    # Strict: a quoted number or a true in place of 1 is a mistake to hear about, not to guess at.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ModelSettings(_Settings):
-    """The network. The first seven keys are those of the authors' JSON files."""
-
-    name: Literal["supv_main_model", "weak_main_model"]
-    video_inputdim: Annotated[Width, Field(multiple_of=4)] = 512  # Dv: channels of a visual grid cell
-    audio_inputdim: Width = 128  # Da: length of a segment's audio feature
-    d_model: Annotated[Width, Field(multiple_of=4)] = 256  # width of everything after the attention
-    alpha: Fraction  # strength of time-level suppression
-    gamma: Strength  # strength of event-level suppression
-    beta: Strength  # strength of the global visual gate in the attention
-    categories: Width = 28  # C: event categories, background not counted
-    # Ablations: parts of the network that can be left out, with their weights.
-    self_attention: bool = True  # over the grid's cells; false: Y = X
-    time_level: bool = True  # false: no segment gates, nothing is suppressed in time (the gate is 1 everywhere)
-    event_level: bool = True  # false: no class activation sequence of a single modality, and what it multiplies or adds
-    modalities: Literal["both", "audio", "visual"] = "both"  # of one only: the other's features are zero
-
-    @model_validator(mode="before")
-    @classmethod
-    def _recipe(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            return {**_RECIPES.get(_hashable(values.get("name")), {}).get("model", {}), **values}
-        return values
-
-
-class GenerateSettings(_Settings):
+class GenerateSettings(Settings):
     """Clips of a generated data set (see `dataset.synthetic`), made once if the data folder isn't there."""
 
     train: PositiveInt
@@ -104,13 +53,13 @@ class GenerateSettings(_Settings):
     test: PositiveInt
     background_only: PositiveInt
     categories: Width
-    grid: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [7, 7]  # H, W
+    grid: list[PositiveInt] = Field([7, 7], min_length=2, max_length=2)  # H, W
     visual_dim: Width = 512
     audio_dim: Width = 128
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
-class DataSettings(_Settings):
+class DataSettings(Settings):
     root: FolderName = "data"  # the folder of the feature files
     # Where the features live during a run: `device` (GPU memory), `host` (main memory), `stream` (read in
     # shuffled blocks, for data larger than memory), `loader` (a worker DataLoader, as the authors do), or
@@ -120,7 +69,7 @@ class DataSettings(_Settings):
     generate: GenerateSettings | None = None  # demo configs only: generate the data set if it isn't there
 
 
-class TrainSettings(_Settings):
+class TrainSettings(Settings):
     n_epoch: PositiveInt = 200
     batch_size: PositiveInt = 64  # clips a step; the last, shorter batch is kept
     lr: Annotated[float, Field(gt=0, le=1e3)]  # of Adam
@@ -141,21 +90,28 @@ class TrainSettings(_Settings):
     save_every_minutes: Annotated[float, Field(gt=0)] | None = None  # also save within an epoch; null: only after it
     skip_nonfinite: bool = False  # leave out a step whose loss isn't finite instead of stopping
 
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weights of loss terms that differ from 1, by the terms' names."""
+        weights = {"gate": self.gate_loss, "av_category": self.av_category_loss}
+        return {term: weight for term, weight in weights.items() if weight != 1}
 
-class EvalSettings(_Settings):
+
+class EvalSettings(Settings):
     split: Literal["train", "val", "test"] = "test"
     test_batch_size: PositiveInt = 16
-    # Weak only: what says where in a clip its event is, see model/prediction.py. `authors`: the event is everywhere.
-    localize: Literal["authors", "gate", "activation", "background", "relative", "combined"] = "authors"
-    # Weak only: segments whose gate is not above this are background; null with `gate`: chosen on training clips.
-    gate_threshold: Fraction | None = None
+    # Weak only: what says where in a clip its event is, see model/localization.py. `authors`: the network's own rule.
+    localize: Literal[tuple(RULES)] = "authors"
+    # Weak only: segments whose score by that rule is not above this are background; null: the rule's own, or chosen on
+    # training clips.
+    threshold: float | None = None
     exclude_leaked: bool = False  # also report accuracy without clips whose video is in the training split
 
 
-class Config(_Settings):
+class Config(Settings):
     """A whole config: what a run needs to know, besides where it runs."""
 
-    model: ModelSettings
+    model: Annotated[SerializeAsAny[NetworkSettings], BeforeValidator(validated_settings)]
     data: DataSettings = DataSettings()
     train: TrainSettings
     eval: EvalSettings = EvalSettings()
@@ -165,8 +121,8 @@ class Config(_Settings):
     def _recipe(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
             return values
-        recipe = _RECIPES.get(_hashable(values["model"].get("name")), {}).get("train", {})
-        train = values.get("train", {})
+        network, train = settings_class(values["model"]), values.get("train", {})
+        recipe = next((_TRAIN[n.supervision] for n in NETWORKS.values() if n.settings is network), {})
         return {**values, "train": {**recipe, **train}} if isinstance(train, dict) else values
 
     @model_validator(mode="after")
@@ -178,35 +134,25 @@ class Config(_Settings):
                 f"data.generate.categories is {generated.categories} and model.categories {self.model.categories}: "
                 f"set both to the same number"
             )
-        if self.model.name == WEAK:
-            for key in ("gate_loss", "av_category_loss"):
-                if getattr(self.train, key) != 1:
-                    raise ValueError(f"'train.{key}' is {getattr(self.train, key)}: the weak network has no such loss")
-        elif self.eval.gate_threshold is not None:
-            raise ValueError(
-                f"'eval.gate_threshold' is {self.eval.gate_threshold}: it is for the weak network ({WEAK})"
-            )
-        elif self.eval.localize != "authors":
-            raise ValueError(f"'eval.localize' is {self.eval.localize!r}: it is for the weak network ({WEAK})")
-        if self.eval.gate_threshold is not None and self.eval.localize not in ("authors", "gate"):
-            raise ValueError(f"'eval.gate_threshold' is not for 'eval.localize' {self.eval.localize!r}; remove one")
+        for key, value in (("threshold", self.eval.threshold), ("localize", self.eval.localize)):
+            if self.supervision == "full" and value not in (None, "authors"):
+                raise ValueError(
+                    f"'eval.{key}' is {value!r}: it is for a weak network, one that learns from clip labels ({WEAK})"
+                )
+        try:
+            check_rule(self.eval.localize, self.eval.threshold)
+        except ValueError as error:
+            raise ValueError(f"'eval.threshold' and 'eval.localize' don't fit: {error}") from error
+        for term, weight in self.train.loss_weights.items():
+            try:
+                build_loss(self.model, {term: weight})
+            except ValueError as error:
+                raise ValueError(f"'train.{term}_loss' is {weight}: there is no such loss; {error}") from error
         if self.eval.exclude_leaked and self.eval.split == "train":
             raise ValueError("'eval.exclude_leaked' would leave out every clip of the training split")
-        by_gate = self.eval.localize == "gate" or self.eval.gate_threshold is not None
-        if by_gate and not self.model.time_level:
-            raise ValueError("'eval.localize' gate, 'eval.gate_threshold': without 'model.time_level' there is no gate")
         return self
 
-
-def _hashable(name: Any) -> Any:
-    return name if isinstance(name, str) else None
-
-
-def model_settings(values: ModelSettings | dict[str, Any]) -> ModelSettings:
-    """The `model` section of a config, validated. Raises UserError that names the key."""
-    if isinstance(values, ModelSettings):
-        return values
-    try:
-        return ModelSettings.model_validate(dict(values))
-    except ValidationError as error:
-        raise UserError(f"model settings: {explain(error, ModelSettings)}") from error
+    @property
+    def supervision(self) -> Literal["full", "weak"]:
+        """Which labels the network learns from: those of segments, or of clips."""
+        return NETWORKS[self.model.name].supervision

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dataset.ave import AVEDataset
 from dataset.loading import Batches
+from model.localization import Localization
 from utils.base import processes
 from utils.base.devices import autocast, naming_batch_size
+from utils.base.errors import UserError
 
 GATES = ("gate", "audio_gate", "visual_gate")
 CHOOSING_CLIPS = 1024  # 10,000 segments fix one threshold well; more would only cost time
@@ -47,7 +50,7 @@ def evaluate(
     """Predict every clip of a split once.
 
     Args:
-        predict: (output, explanation) -> Prediction: a reading, or the network's own `predict`.
+        predict: (output, explanation) -> Prediction: a localization, or the network's own `predict`.
         precision: float32, float64 or bfloat16.
         attention: whether to keep the attention maps too.
     """
@@ -58,7 +61,8 @@ def evaluate(
             output, explanation = network.explain(batch.visual, batch.audio)
             prediction = predict(output, explanation)
         if batch.weight:  # else the clips are another process's
-            gates = (output.gate, explanation.audio_gate, explanation.visual_gate)
+            always = torch.ones_like(prediction.event_probability)
+            gates = [explanation.scores.get(name, always) for name in GATES]
             columns = [prediction.segments, batch.labels.argmax(-1), prediction.category]
             columns += [probability.float() for probability in (prediction.event_probability, *gates)]
             if attention:
@@ -85,15 +89,33 @@ def no_bar() -> bool | None:
 
 
 @torch.inference_mode()
-def choose_threshold(network: nn.Module, batches: Batches, reading: Any, precision: str) -> None:
-    """Let a reading that needs a threshold choose it on training clips, at most CHOOSING_CLIPS of them."""
+def choose_threshold(network: nn.Module, batches: Batches, localization: Localization, precision: str) -> None:
+    """Let a localization that needs a threshold choose it on training clips, at most CHOOSING_CLIPS of them."""
     network.eval()
     parts, clips = [], 0
     for batch in batches.epoch(0):
         with autocast(batches.device, precision):
-            output, explanation = network.explain(batch.visual, batch.audio)
-        parts.append(reading.scores(output, explanation, batch.labels).float().cpu())
+            _, explanation = network.explain(batch.visual, batch.audio)
+        parts.append(localization.scores(explanation, batch.labels).float().cpu())
         clips += len(batch.clips)
         if clips >= CHOOSING_CLIPS:
             break
-    reading.choose(torch.cat(processes.everyones(torch.cat(parts))))
+    try:
+        localization.choose(torch.cat(processes.everyones(torch.cat(parts))))
+    except ValueError as error:
+        raise UserError(
+            f"eval.localize {localization.localize!r}: {error}; look for bad features with `python -m dataset.check`"
+        ) from error
+
+
+@torch.inference_mode()
+def check_localization(network: nn.Module, dataset: AVEDataset, localization: Localization) -> None:
+    """Raise UserError where the network lacks what the localization rule reads; tried on a clip of `dataset`."""
+    network.eval()
+    device = next(network.parameters()).device
+    visual, audio, _ = dataset[0]
+    _, explanation = network.explain(visual[None].to(device), audio[None].to(device))
+    try:
+        localization.check(explanation)
+    except ValueError as error:
+        raise UserError(f"eval.localize: {error}") from error

@@ -9,21 +9,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from dataset import labels
 from dataset.extract.flags import add_feature_flags, names_of_weights
-from model.prediction import WeakReading
 from utils.base.atomic import make_folder, write_text
 from utils.base.devices import choose_device
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
-
-if TYPE_CHECKING:
-    pass
-from utils.predict.network import as_json, category_names, load_network, reading_of_evaluation
+from utils.predict.network import as_json, category_names, load_network, localization_of_evaluation
 
 HOP = 5  # seconds between the starts of two clips: each segment but the outermost is in two
 
@@ -50,12 +45,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 1 <= args.hop <= labels.SEGMENTS:
         raise UserError(f"--hop {args.hop}: clips of {labels.SEGMENTS} s must start 1 to {labels.SEGMENTS} s apart")
-    network, reading, root, categories = load_network(args.resume)
+    network, localization, supervision, root, categories = load_network(args.resume)
     if args.reading is not None:
-        if not isinstance(reading, WeakReading):
+        if supervision == "full":
             raise UserError("--reading is for the weakly supervised network; the supervised one has a single reading")
-        reading = reading_of_evaluation(args.reading)
-    threshold = reading.event_threshold if args.threshold is None else args.threshold
+        localization = localization_of_evaluation(network, args.reading)
+    threshold = localization.event_threshold if args.threshold is None else args.threshold
     # Only now: a package of requirements-video.txt that is missing becomes a one-line error, and --help is quick.
     from dataset.extract.data_folder import find_videos
     from dataset.extract.decoding import BrokenVideo
@@ -67,13 +62,13 @@ def main(argv: list[str] | None = None) -> None:
     names = category_names(args.annotations, root, categories)
     vgg19, vggish = names_of_weights(args)
     device, where = choose_device(args.gpu)
-    print(f"{where}; {reading.description}")
+    print(f"{where}; {localization.description}")
     extractor = FeatureExtractor(vgg19, vggish, device, args.batch_size)
     network.to(device)
     folder = make_folder(args.output or args.resume.parent / "predict")
     made_with = {
         "checkpoint": str(args.resume),
-        "reading": reading.description,
+        "reading": localization.description,
         "vgg19": vgg19,
         "vggish": vggish,
         "threshold": threshold,
@@ -82,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     made = []
     for id, path in tqdm(videos.items(), "predicting", unit="video", disable=None):
         try:
-            timeline = timeline_of(path, network, reading, extractor, categories, args.hop, threshold)
+            timeline = timeline_of(path, network, localization, extractor, categories, args.hop, threshold)
         except BrokenVideo as error:
             tqdm.write(f"left out: {error}")
             continue

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from dataset import files, labels
-from model import build_model
+from model import NETWORKS, build_model
+from model.localization import Localization
 from model.official import PREFIX, load_official
-from model.prediction import SUPERVISED_READING, Reading, WeakReading
 from utils.base import checkpoint
 from utils.base.errors import UserError
 from utils.config import files as config_files
-from utils.config import settings as config_settings
+from utils.config.settings import SUPERVISED, WEAK, DataSettings
 from utils.evaluation import results
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ class Loaded(NamedTuple):
     """A checkpoint's network in evaluation mode on the CPU, and what belongs to it."""
 
     network: nn.Module
-    reading: Reading  # how its output becomes segments
+    localization: Localization  # how its output becomes segments
+    supervision: str  # full or weak
     root: Path  # the data folder it was trained on, for the names of its categories
     categories: int
 
@@ -40,41 +41,33 @@ def load_network(path: Path) -> Loaded:
             network.load_state_dict(content["network"])
         except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: its weights are damaged ({error}); use another checkpoint of the run") from error
-        reading = _reading_of(network, config.model.name, content.get("reading", {}), path)
-        return Loaded(network.eval(), reading, root, config.model.categories)
+        localization = _localization(network, content.get("localization", {}), path)
+        return Loaded(network.eval(), localization, config.supervision, root, config.model.categories)
     # Only the supervised network has LSTMs.
     supervised = any(key.removeprefix(PREFIX).startswith("audio_visual_rnn_layer.") for key in content)
-    settings = config_settings.model_settings(
-        {"name": config_settings.SUPERVISED if supervised else config_settings.WEAK}
-    )
-    network = build_model(settings)
+    name = SUPERVISED if supervised else WEAK
+    network = build_model({"name": name})
     try:
         load_official(network, content)
-    except UserError as error:
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    root = Path(config_settings.DataSettings().root)
-    return Loaded(network.eval(), _reading_of(network, settings.name, {}, path), root, settings.categories)
+    categories, supervision = NETWORKS[name].settings.model_fields["categories"].default, NETWORKS[name].supervision
+    return Loaded(network.eval(), Localization(network), supervision, Path(DataSettings().root), categories)
 
 
-def _reading_of(network: nn.Module, setting: str, state: dict[str, Any], source: Path) -> Reading:
-    return (
-        Reading(network.predict, SUPERVISED_READING) if setting == config_settings.SUPERVISED else _weak(state, source)
-    )
+def localization_of_evaluation(network: nn.Module, folder: Path) -> Localization:
+    """The localization that an evaluation's folder records. Raises UserError for that of a supervised network."""
+    metrics = results.read(folder).metrics
+    if "localize" not in metrics or metrics.get("supervision") == "full":
+        raise UserError(f"{folder}: is an evaluation of the supervised network, which has a single reading")
+    return _localization(network, metrics, folder / results.METRICS)
 
 
-def _weak(state: dict[str, Any], source: Path) -> WeakReading:
+def _localization(network: nn.Module, state: dict[str, Any], source: Path) -> Localization:
     try:
-        return WeakReading.of_state(state)
+        return Localization.of_state(network, state)
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
-
-
-def reading_of_evaluation(folder: Path) -> WeakReading:
-    """The reading of the weak network that an evaluation's folder records. Raises UserError for another one."""
-    metrics = results.read(folder).metrics
-    if "localize" not in metrics:
-        raise UserError(f"{folder}: is an evaluation of the supervised network, which has a single reading")
-    return _weak(metrics, folder / results.METRICS)
 
 
 def category_names(annotations: Path | None, root: Path, categories: int) -> list[str]:

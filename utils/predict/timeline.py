@@ -17,7 +17,7 @@ from torch import nn
 from dataset.extract.features import FeatureExtractor
 from dataset.extract.video import read_clips, read_timestamps
 from dataset.labels import SEGMENTS
-from model.prediction import Reading
+from model.localization import Localization
 
 
 class Answer(NamedTuple):
@@ -72,7 +72,7 @@ def clip_starts(seconds: int, hop: int) -> list[int]:
 def timeline_of(
     path: Path,
     network: nn.Module,
-    reading: Reading,
+    localization: Localization,
     extractor: FeatureExtractor,
     categories: int,
     hop: int,
@@ -81,8 +81,8 @@ def timeline_of(
     """Find a video's events.
 
     Args:
-        network: in evaluation mode, on `extractor.device`, with `explain` (see `model.cmbs`).
-        reading: how its output becomes event probabilities.
+        network: in evaluation mode, on `extractor.device`, with `explain` (see `model.interface`).
+        localization: how its output becomes event probabilities.
         categories: C, background not counted.
         hop: seconds from a clip's start to the next one's.
         threshold: a segment with a higher probability is an event.
@@ -96,7 +96,7 @@ def timeline_of(
     for clip in read_clips(video, clip_starts(seconds, hop), SEGMENTS):
         visual, audio = (torch.from_numpy(array)[None].to(weight) for array in extractor(clip))
         output, explanation = network.explain(visual, audio)
-        event = reading(output, explanation).event_probability
+        event = localization(output, explanation).event_probability
         answers.append(
             Answer(
                 clip.start,
@@ -144,7 +144,7 @@ def merge(answers: Sequence[Answer], seconds: int) -> tuple[np.ndarray, np.ndarr
 def decide(event: np.ndarray, joint: np.ndarray, categories: int, threshold: float) -> np.ndarray:
     """Category of each segment [S], background (= `categories`) where no event is probable enough.
 
-    On a single clip, with the reading's own `event_threshold`, this is the reading's own prediction.
+    On a single clip, with the localization's own `event_threshold`, this is its prediction.
     """
     return np.where(event > threshold, joint.argmax(1), categories)
 

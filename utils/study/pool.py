@@ -16,7 +16,7 @@ from pathlib import Path
 from utils.base import checkpoint
 from utils.base.atomic import make_folder, write_text
 from utils.base.errors import EXIT_INTERRUPTED, Interrupted, UserError
-from utils.config.settings import SUPERVISED
+from utils.config.settings import MAINS
 from utils.study.runs import PROTOCOLS, Run, Study, result_of
 from utils.training.launching import share_of_cores
 from utils.training.run import generate_once
@@ -129,8 +129,7 @@ def _commands(run: Run, device: str | None) -> list[list[str]]:
     """The command lines that make a run; they share its settings, which are written to a file."""
     make_folder(run.folder.parent)
     write_text(run.settings, json.dumps(run.config.model_dump(), indent=2) + "\n")
-    main = "supv_main.py" if run.config.model.name == SUPERVISED else "weak_main.py"
-    base = [sys.executable, str(ROOT / main), "--config", str(run.settings)]
+    base = [sys.executable, str(ROOT / MAINS[run.config.supervision]), "--config", str(run.settings)]
     base += [] if device is None else ["--gpu", device]
     if run.weights_of is not None:
         return [

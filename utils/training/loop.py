@@ -1,8 +1,7 @@
 """The training loop, for any network and loss with the shape of this project's.
 
-A network has `forward(visual, audio)`, `explain` (the output and what led to it) and `hits` (a training batch's
-right answers); a loss turns an output and labels into named terms; a reading (see `model.prediction.Reading`) turns
-an output into segments, by a threshold that it may choose on training clips.
+What a network and a loss give stands in `model.interface`; a localization (see `model.localization`) turns an output
+into segments, by a threshold that it may choose on training clips.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
     numbers of the epoch that it chose. Raises Interrupted when asked to stop; the state is saved then.
     """
     settings, batches = training.config.train, training.batches
-    network, reading = training.network, training.reading
+    network, localization = training.network, training.localization
     if training.position.step == 0:
         training.save_best(mend=True)
     with StopRequest().listening() as stop:
@@ -41,15 +40,15 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
             means = train_one_epoch(training, epoch, stop)
             metrics: dict[str, Any] = {"epoch": epoch, **means, "learning_rate": training.scheduler.get_last_lr()[0]}
             if epoch % settings.eval_freq == 0 or epoch == settings.n_epoch:
-                if reading.chooses:
-                    choose_threshold(network, batches["train"], reading, settings.precision)
+                if localization.chooses:
+                    choose_threshold(network, batches["train"], localization, settings.precision)
                 for split in ("val", "test"):
                     if split not in batches:
                         continue
                     if processes.anywhere(stop):
                         training.save({"epoch": training.position.epoch})
                         _stop(training)
-                    result = evaluate(network, batches[split], reading, settings.precision)
+                    result = evaluate(network, batches[split], localization, settings.precision)
                     metrics[f"{split}_accuracy"] = result.accuracy
                     gates = {f"{split}/{name}": getattr(result, name) for name in GATES}
                     training.recorder.histograms(gates, epoch * len(batches["train"]))

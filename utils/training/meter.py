@@ -36,10 +36,10 @@ class Meter:
         # An epoch that goes on after its last step has no step to take them from.
         self.names = [name for name in self.sums if name not in _COUNTS]
 
-    def add(self, step: int, batch: Batch, terms: dict[str, Tensor], norm: Tensor, hits: Tensor) -> bool:
+    def add(self, step: int, batch: Batch, terms: dict[str, Tensor], norm: Tensor, correct: Tensor) -> bool:
         """Take in a step's numbers. Returns whether its update may be made."""
         self.names = [*terms, "gradient_norm"]
-        numbers = torch.stack([*(term.detach().double() for term in terms.values()), norm.double(), *hits])
+        numbers = torch.stack([*(term.detach().double() for term in terms.values()), norm.double(), *correct])
         self.waiting.append((step, batch.clips if batch.weight else batch.clips[:0], numbers))
         return self.look() if len(self.waiting) >= self.every else True
 
@@ -50,8 +50,8 @@ class Meter:
             return fine
         rows = torch.stack([numbers for _, _, numbers in self.waiting]).cpu()
         counts = torch.tensor([[len(clips)] for _, clips, _ in self.waiting], dtype=torch.float64)
-        means, hits = rows.split([len(self.names), 2], dim=1)
-        totals = processes.total(torch.cat([means * counts, hits * (counts > 0), counts], dim=1)).tolist()
+        means, correct = rows.split([len(self.names), 2], dim=1)
+        totals = processes.total(torch.cat([means * counts, correct * (counts > 0), counts], dim=1)).tolist()
         for (step, clips, _), (*sums, right, counted, count) in zip(self.waiting, totals, strict=True):
             named = {name: value / count for name, value in zip(self.names, sums, strict=True)}
             if not all(map(math.isfinite, sums)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,17 +19,17 @@ from dataset.labels import clip_names
 from dataset.loading import PLACEMENTS, Batches, Shard, fitting_placement, make_batches
 from dataset.synthetic import generate
 from dataset.trivial import leaked_clips, trivial_accuracies
-from model.prediction import Reading
+from model.localization import Localization
+from model.official import load_official
 from utils.base import checkpoint, processes
 from utils.base.devices import choose_device, dtype_of, named_gpus
 from utils.base.errors import UserError
 from utils.base.memory import keep_freed_memory
 from utils.config import files as config_files
-from utils.config import settings as config_settings
 from utils.config.command_line import Options
-from utils.config.settings import Config, DataSettings
+from utils.config.settings import MAINS, Config, DataSettings
 from utils.evaluation import protocols, results
-from utils.evaluation.evaluate import Evaluation, accuracy, choose_threshold, evaluate
+from utils.evaluation.evaluate import Evaluation, accuracy, check_localization, choose_threshold, evaluate
 from utils.evaluation.metrics import detailed
 from utils.training import launching, provenance
 from utils.training.loop import fit
@@ -52,8 +51,7 @@ class Experiment(NamedTuple):
     network: nn.Module
     loss: nn.Module
     dataset: type[AVEDataset]
-    reading: Reading  # how an output becomes segments
-    load_official: Callable  # loads an authors' state_dict into the network
+    localization: Localization  # how an output becomes segments
     official_files: tuple[str, ...]  # names that the authors' checkpoint of this setting goes by
 
 
@@ -108,6 +106,7 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
     require_trainable(config.data.root, weak, splits)
     datasets = {split: experiment.dataset(config.data.root, split, dtype) for split in splits}
     _check_fits(datasets["train"], config)
+    check_localization(network, datasets["train"], experiment.localization)
     if processes.rank() == 0:
         recorder = Recorder(folder, provenance.fingerprint(config.data.root, weak), new=state is None)
     else:
@@ -115,11 +114,11 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
     try:
         sizes = {split: config.eval.test_batch_size for split in datasets} | {"train": config.train.batch_size}
         batches = _batches(datasets, config.data, sizes, device, config.train.seed)
-        training = Training(network, experiment.loss, experiment.reading, batches, config, recorder)
+        training = Training(network, experiment.loss, experiment.localization, batches, config, recorder)
         seed_process(config.train.seed)
         if state is not None:
             training.restore(state)
-            experiment.reading.restore(content.get("reading", {}))
+            experiment.localization.restore(content.get("localization", {}))
             _check_goes_on(training.position, config, path)
             _log.info(f"going on after {training.position} of {path}")
         done = training.position
@@ -180,14 +179,17 @@ def _check_goes_on(position: Position, config: Config, path: Path) -> None:
 
 def _test(experiment: Experiment, config: Config, options: Options, device: torch.device, path: Path) -> None:
     content = _load_weights(experiment, config, path)
-    _settle(experiment, config, content, device)
+    _set_threshold(experiment, config, content, device)
     split = config.eval.split
     require_trainable(config.data.root, weak=False, splits=(split,))
     dataset = AVEDataset(config.data.root, split, dtype_of(config.train.precision))
     _check_fits(dataset, config)
+    check_localization(experiment.network, dataset, experiment.localization)
     sizes = {split: config.eval.test_batch_size}
     batches = _batches({split: dataset}, config.data, sizes, device, seed=0)
-    result = evaluate(experiment.network, batches[split], experiment.reading, config.train.precision, attention=True)
+    result = evaluate(
+        experiment.network, batches[split], experiment.localization, config.train.precision, attention=True
+    )
     trivial = trivial_accuracies(dataset.labels)
     metrics: dict[str, Any] = {
         "accuracy": result.accuracy,
@@ -195,10 +197,11 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         "segments": result.target.numel(),
         "split": split,
         "model": type(experiment.network).__name__,
+        "supervision": config.supervision,
         "right_category_everywhere": trivial.right_category,
         "best_single_label": trivial.best_single_label,
-        "reading": experiment.reading.description,
-        **experiment.reading.state(),
+        "reading": experiment.localization.description,
+        **experiment.localization.state(),
         "checkpoint": str(path),
         "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,
         "data_root": config.data.root,
@@ -217,7 +220,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         report_page.write(folder)
     chosen = f", epoch {content['epoch']}" if checkpoint.is_ours(content) else ""
     _log.info(f"{path}{chosen}: {split} accuracy {result.accuracy:.2f} % over {metrics['clips']} clips "
-              f"({metrics['segments']} segments); {experiment.reading.description}")  # fmt: skip
+              f"({metrics['segments']} segments); {experiment.localization.description}")  # fmt: skip
     if config.eval.exclude_leaked:
         _log.info(
             f"without the {metrics['leaked_clips']} clips whose video is also in the training split: "
@@ -243,19 +246,19 @@ def _without_leaked(dataset: AVEDataset, result: Evaluation) -> dict[str, Any]:
     }
 
 
-def _settle(experiment: Experiment, config: Config, content: dict[str, Any], device: torch.device) -> None:
-    """Give the reading its threshold: the checkpoint's, else one chosen on the training split."""
-    reading = experiment.reading
-    reading.restore(content.get("reading", {}) if checkpoint.is_ours(content) else {})
-    if reading.chooses and reading.threshold is None:
-        _log.info("the checkpoint holds no threshold for this reading: choosing one on the training split")
+def _set_threshold(experiment: Experiment, config: Config, content: dict[str, Any], device: torch.device) -> None:
+    """Give the localization its threshold: the checkpoint's, else one chosen on the training split."""
+    localization = experiment.localization
+    localization.restore(content.get("localization", {}) if checkpoint.is_ours(content) else {})
+    if localization.chooses and localization.threshold is None:
+        _log.info("the checkpoint holds no threshold for this localization: choosing one on the training split")
         dataset = experiment.dataset(config.data.root, "train", dtype_of(config.train.precision))
         _check_fits(dataset, config)
         sizes = {"train": config.eval.test_batch_size}
         # Streamed: a part of the split is enough.
         data = config.data.model_copy(update={"features": "stream"})
         batches = _batches({"train": dataset}, data, sizes, device, config.train.seed)
-        choose_threshold(experiment.network, batches["train"], reading, config.train.precision)
+        choose_threshold(experiment.network, batches["train"], localization, config.train.precision)
 
 
 def _batches(
@@ -302,9 +305,9 @@ def _find_checkpoint(experiment: Experiment, config: Config) -> Path:
             found = sorted(folder.glob(pattern))
             if found:
                 return found[0]
-    main = "supv" if config.model.name == config_settings.SUPERVISED else "weak"
+    script = MAINS[config.supervision].replace("main.py", "train.sh")
     raise UserError(
-        f"{run_folder}: no checkpoint to evaluate; train one with `bash {main}_train.sh`, fetch the authors' with "
+        f"{run_folder}: no checkpoint to evaluate; train one with `bash {script}`, fetch the authors' with "
         f"`python -m dataset.download --checkpoints`, or name one with --resume FILE"
     )
 
@@ -314,13 +317,13 @@ def _load_weights(experiment: Experiment, config: Config, path: Path) -> dict[st
     content = processes.of_first(lambda: checkpoint.load(path))
     if not checkpoint.is_ours(content):
         try:
-            experiment.load_official(experiment.network, content)
-        except UserError as error:
+            load_official(experiment.network, content)
+        except ValueError as error:
             raise UserError(f"{path}: {error}") from error
         return content
     theirs = config_files.build(content["config"], source=f"{path}, its config")
-    if theirs.model.name != config.model.name:
-        main = config_settings.MAINS[theirs.model.name]
+    if theirs.supervision != config.supervision:
+        main = MAINS[theirs.supervision]
         raise UserError(f"{path}: is a checkpoint of the other setting ({theirs.model.name}); {main} reads it")
     differing = [line for line in config_files.difference(config, theirs) if line.startswith("model.")]
     if differing:

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from dataset.loading import Batch, Batches
+from model.localization import Localization
 from utils.base import checkpoint, processes
 from utils.base.devices import autocast
 from utils.base.errors import UserError
@@ -46,13 +47,13 @@ class Training:
         self,
         network: nn.Module,
         loss: nn.Module,
-        reading: Any,
+        localization: Localization,
         batches: dict[str, Batches],
         config: Config,
         recorder: Recorder,
     ) -> None:
         settings = config.train
-        self.network, self.loss, self.reading, self.batches = network, loss, reading, batches
+        self.network, self.loss, self.localization, self.batches = network, loss, localization, batches
         self.config, self.recorder = config, recorder
         self.device = next(network.parameters()).device
         self.forward = processes.parallel(network)
@@ -81,7 +82,9 @@ class Training:
         # The weight makes the mean of all processes' gradients that of all their clips.
         (terms["total"] * batch.weight).backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient or float("inf"))
-        return terms, norm, self.network.hits(output, batch.labels)
+        with torch.no_grad():
+            correct = self.network.correct(self.network.predict(output), batch.labels)
+        return terms, norm, correct
 
     def state(self) -> dict[str, Any]:
         """All that going on needs, besides the weights."""
@@ -152,7 +155,7 @@ class Training:
             "network": self.network.state_dict(),
             "epoch": self.position.epoch,
             "metrics": metrics,
-            "reading": self.reading.state(),
+            "localization": self.localization.state(),
         }
         if processes.rank() == 0:
             checkpoint.save(self.recorder.folder / name, content | more)

@@ -25,7 +25,7 @@ def test_the_main_configs_spell_out_the_defaults(file, name):
     written = json.loads((CONFIGS / file).read_text())
     defaults = config_files.build({"model": {"name": name}}, source="defaults").model_dump()
     of_the_other_setting = {
-        SUPERVISED: {"eval.gate_threshold", "eval.localize"},
+        SUPERVISED: {"eval.threshold", "eval.localize"},
         WEAK: {"train.gate_loss", "train.av_category_loss"},
     }[name]
     for section, values in defaults.items():
@@ -79,3 +79,52 @@ def test_mistakes_name_the_key_and_the_file(tmp_path, text, message):
         load(path)
     assert message in str(error.value)
     assert "config.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ({"gate_threshold": 0.5}, {"localize": "gate", "threshold": 0.5}),
+        ({"localize": "authors", "gate_threshold": 0.5}, {"localize": "gate", "threshold": 0.5}),
+        ({"localize": "gate", "gate_threshold": 0.5}, {"localize": "gate", "threshold": 0.5}),
+        ({"localize": "relative", "gate_threshold": None}, {"localize": "relative"}),
+    ],
+)
+def test_the_old_name_of_the_threshold_works(tmp_path, old, now):
+    """In a config, in one that it extends, and in the config of a checkpoint."""
+    (tmp_path / "base.json").write_text(json.dumps({"model": {"name": WEAK}, "eval": old}))
+    (tmp_path / "mine.json").write_text(json.dumps({"extends": "base.json"}))
+    wanted = config_files.build({"model": {"name": WEAK}, "eval": now}, "now")
+    assert load(tmp_path / "base.json") == load(tmp_path / "mine.json") == wanted
+    assert config_files.build({"model": {"name": WEAK}, "eval": old}, "a checkpoint") == wanted
+
+
+def test_a_config_overrides_the_old_name_by_the_new_one_and_the_other_way_round(tmp_path):
+    sections = {"old.json": {"gate_threshold": 0.5}, "new.json": {"localize": "gate", "threshold": 0.3}}
+    for base, values in sections.items():
+        (tmp_path / base).write_text(json.dumps({"model": {"name": WEAK}, "eval": values}))
+        for mine, own in sections.items():
+            (tmp_path / "mine.json").write_text(json.dumps({"extends": base, "eval": own}))
+            assert load(tmp_path / "mine.json").eval.threshold == (0.5 if mine == "old.json" else 0.3)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"threshold": 0.5}, "has no threshold"),
+        ({"localize": "gate", "threshold": 1.5}, "between 0 and 1"),
+        ({"localize": "relative", "threshold": 0.5}, "between -inf and 0"),
+        ({"threshold": 0.5, "gate_threshold": 0.5}, "both are there"),
+        ({"localize": "gates"}, "'eval.localize'"),
+    ],
+)
+def test_a_threshold_that_the_rule_cannot_have(section, message):
+    with pytest.raises(UserError, match=message):
+        config_files.build({"model": {"name": WEAK}, "eval": section}, "a config")
+
+
+def test_a_switch_that_the_network_does_not_have():
+    with pytest.raises(UserError) as error:
+        config_files.build({"model": {"name": WEAK, "quirks": {"gate_as_logit": False}}}, "a config")
+    assert "unknown key 'model.quirks.gate_as_logit'" in str(error.value)
+    assert "of weak_main_model has scale_input, own_gate, probs_as_logits" in str(error.value)

@@ -11,9 +11,8 @@ from conftest import TINY_MODEL
 
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.loading import ResidentBatches
-from model import build_model
-from model.losses import SupervisedLoss, WeakLoss
-from model.prediction import Reading
+from model import build_loss, build_model
+from model.localization import Localization
 from utils.base.devices import dtype_of
 from utils.config import files as config_files
 from utils.evaluation.evaluate import evaluate
@@ -25,21 +24,20 @@ from utils.training.state import Training
 from utils.training.stopping import StopRequest
 
 CPU = torch.device("cpu")
-SETTINGS = {"supv_main_model": (AVEDataset, SupervisedLoss), "weak_main_model": (WeakAVEDataset, WeakLoss)}
+DATASETS = {"supv_main_model": AVEDataset, "weak_main_model": WeakAVEDataset}
 
 
 def _losses(name: str, data: Path, folder: Path, **train: object) -> list[float]:
     """Mean loss of each of six epochs; an evaluation in the same precision must come out finite."""
-    kind, loss = SETTINGS[name]
     values = {"model": {"name": name, **TINY_MODEL}, "train": {"batch_size": 12, "lr": 0.01, **train}}
     config = config_files.build(values, "test")
     seed_everything(0)
     network = build_model(config.model).to(dtype_of(config.train.precision))
     batches = {}
     for split in ("train", "test"):
-        dataset = kind(data, split, dtype_of(config.train.precision))
+        dataset = DATASETS[name](data, split, dtype_of(config.train.precision))
         batches[split] = ResidentBatches(dataset, 12, CPU, 0 if split == "train" else None, home=CPU)
-    training = Training(network, loss(), Reading(network.predict, ""), batches, config, Spectator(folder))
+    training = Training(network, build_loss(config.model), Localization(network), batches, config, Spectator(folder))
     losses = []
     for epoch in range(1, 7):
         losses.append(train_one_epoch(training, epoch, StopRequest())["loss"]["total"])
@@ -50,7 +48,7 @@ def _losses(name: str, data: Path, folder: Path, **train: object) -> list[float]
     return losses
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_both_settings_train_in_bfloat16(tiny_data: Path, tmp_path: Path, name: str):
     losses = {p: _losses(name, tiny_data, tmp_path, precision=p) for p in ("float32", "bfloat16")}
     for precision, values in losses.items():

@@ -26,8 +26,8 @@ from dataset.extract import features as extract_features
 from dataset.extract.features import Features
 from dataset.extract.video import read_clip
 from model import build_model
+from model.localization import Localization
 from model.official import to_official
-from model.prediction import Reading, WeakReading
 from utils.base import checkpoint
 from utils.config import files as config_files
 from utils.config import settings as config_settings
@@ -109,10 +109,6 @@ def test_clock():
     assert [clock(t) for t in (0, 7.9, 71, 3600, 3723)] == ["0:00", "0:07", "1:11", "1:00:00", "1:02:03"]
 
 
-def supervised(network):
-    return Reading(network.predict, "")
-
-
 @pytest.mark.parametrize(
     "state",
     [
@@ -128,15 +124,15 @@ def supervised(network):
 )
 def test_one_clip_is_the_networks_own_prediction(tmp_path, checkpoints, state):
     _, network = checkpoints[config_settings.SUPERVISED if state is None else config_settings.WEAK]
-    reading = supervised(network) if state is None else WeakReading.of_state(state)
+    localization = Localization(network) if state is None else Localization.of_state(network, state)
     path = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
     extractor = ClipFeatures()
-    timeline = timeline_of(path, network, reading, extractor, 28, hop=5, threshold=reading.event_threshold)
+    timeline = timeline_of(path, network, localization, extractor, 28, 5, localization.event_threshold)
     assert extractor.clips == [0]
     visual, audio = ClipFeatures()(read_clip(path, 10))
     with torch.inference_mode():
         output, explanation = network.explain(torch.from_numpy(visual)[None], torch.from_numpy(audio)[None])
-        own = reading(output, explanation)
+        own = localization(output, explanation)
     assert timeline.segments.tolist() == own.segments[0].tolist()
     np.testing.assert_allclose(timeline.event, own.event_probability[0], rtol=1e-5)
     np.testing.assert_allclose(timeline.attention, explanation.attention[0], rtol=1e-5)
@@ -147,7 +143,7 @@ def test_a_long_video_is_merged_from_overlapping_clips(tmp_path, checkpoints):
     _, network = checkpoints[config_settings.SUPERVISED]
     path = write_video(tmp_path / "a.mp4", steady(17, 1), rate=1)
     extractor = ClipFeatures()
-    timeline = timeline_of(path, network, supervised(network), extractor, 28, hop=5, threshold=0.5)
+    timeline = timeline_of(path, network, Localization(network), extractor, 28, hop=5, threshold=0.5)
     assert extractor.clips == [0, 5, 7]
     assert timeline.event.shape == timeline.segments.shape == (17,)
     assert timeline.attention.shape == (17, 7, 7)
@@ -202,8 +198,8 @@ def test_the_weak_network_is_read_as_its_run_or_an_evaluation_did(tmp_path, chec
     file, _ = checkpoints[config_settings.WEAK]
     content = checkpoint.load(file)
     trained = tmp_path / "trained.pth.tar"
-    reading = {"localize": "relative", "threshold": -0.01, "chosen_by": "chosen by a test"}
-    checkpoint.save(trained, {**content, "reading": reading})
+    localization = {"localize": "relative", "threshold": -0.01, "chosen_by": "chosen by a test"}
+    checkpoint.save(trained, {**content, "localization": localization})
     evaluation = tmp_path / "eval-test"
     evaluation.mkdir()
     metrics = {"clips": 0, "confusion_matrix": [], "localize": "activation", "threshold": 100.0, "chosen_by": "a test"}

@@ -18,9 +18,8 @@ from conftest import ROOT, TINY_MODEL, without_dropout
 
 from dataset.ave import AVEDataset
 from dataset.loading import ResidentBatches, Shard
-from model import build_model
-from model.losses import SupervisedLoss
-from model.prediction import Reading
+from model import build_loss, build_model
+from model.localization import Localization
 from utils.base import checkpoint, memory, processes
 from utils.config import files as config_files
 from utils.config import settings as config_settings
@@ -64,7 +63,7 @@ def _training(data: Path, folder: Path, dropout: bool) -> Training:
         dataset = AVEDataset(data, split, torch.float64)
         seed = 0 if split == "train" else None
         batches[split] = ResidentBatches(dataset, 23 if seed == 0 else 3, CPU, seed, shard, home=CPU)
-    return Training(network, SupervisedLoss(), Reading(network.predict, ""), batches, config, _Steps(folder))
+    return Training(network, build_loss(config.model), Localization(network), batches, config, _Steps(folder))
 
 
 def _run(data: Path, folder: Path) -> dict:

@@ -1,0 +1,69 @@
+"""What every network gives, so that training, evaluation and reports need not know which one it is.
+
+A network is an `nn.Module`, built from its settings, with
+
+- `forward(visual, audio)`: features [B, T, H, W, Dv] and [B, T, Da] -> its output, a NamedTuple, batch first.
+- `explain(visual, audio)` -> (output, `Explanation`): the same computation with what happened inside.
+- `predict(output, explanation=None)` -> `Prediction`: its authors' rule.
+- `correct(prediction, labels)` -> [2] float64: how many predictions of a training batch are right, and of how many.
+- `prediction_rule`: the authors' rule in words, for results.
+- `event_threshold`: by that rule, a segment is an event where its event probability is above this (unless its clip is
+  called background).
+- `begin_epoch(epoch, n_epoch)`, only where the computation depends on the epoch, which counts from 1. Without a call
+  the network computes as in the last epoch.
+
+Its loss is an `nn.Module`, built from the same settings and weights by term: `forward(output, labels)` -> a dict of
+named terms, unweighted, and their weighted "total". Labels are one-hot with background in the last column: of segments
+[B, T, C+1] under full supervision, of clips [B, C+1] under weak supervision.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.settings import NetworkSettings
+
+
+class Network(NamedTuple):
+    """An entry of `model.NETWORKS`: the classes that make a network, and which labels it learns from."""
+
+    settings: type[NetworkSettings]
+    network: type[nn.Module]  # network(settings)
+    loss: type[nn.Module]  # loss(settings, weights)
+    supervision: Literal["full", "weak"]  # labels of segments, or of clips
+
+
+class Explanation(NamedTuple):
+    """What happened inside a network, by names. Disabled parts have no entry."""
+
+    attention: Tensor | None  # [B, T, H, W]: audio-guided spatial attention, sums to 1 over the grid
+    scores: dict[str, Tensor]  # [B, T] each, in [0, 1]: how much a segment is an event
+    activations: dict[str, Tensor]  # [B, T, K] each: class activation sequences, logits of K categories
+
+
+class Prediction(NamedTuple):
+    """Per clip and segment; category indices run from 0 to C-1, C is background."""
+
+    segments: Tensor  # [B, T] int64: predicted index
+    category: Tensor  # [B] int64: the clip's category (under weak supervision it may be background)
+    event_probability: Tensor  # [B, T] in [0, 1]: that the segment is an event, of whatever category
+    category_probability: Tensor  # [B, T, C] in [0, 1]: that the segment is an event of this category
+
+
+def correct(prediction: Prediction, labels: Tensor) -> Tensor:
+    """How many of a batch's predictions are right, and of how many: [2] float64.
+
+    Counts segments where labels are of segments, [B, T, C+1], and clips where they are of clips, [B, C+1].
+    """
+    predicted = prediction.segments if labels.dim() == 3 else prediction.category
+    right = (predicted == labels.argmax(-1)).sum()
+    # Not torch.tensor(...): that would be a copy from the host, which waits for all that the GPU has still to do.
+    return torch.stack([right, right.new_full((), predicted.numel())]).double()
+
+
+def spread_category(category: Tensor, is_event: Tensor, background: int) -> Tensor:
+    """The clip's category [B] in its event segments [B, T] bool, background elsewhere -> [B, T] int64."""
+    return torch.where(is_event, category.unsqueeze(1), background)

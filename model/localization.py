@@ -1,0 +1,228 @@
+"""From what a network says of a clip to a category for each of its segments: where in the clip is the event?
+
+A network that learned from segment labels says so itself. One that learned from clip labels does not, so it must be
+read off something: `RULES` has several ways; none of them, nor what chooses its threshold, sees a segment label.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.interface import Explanation, Prediction, spread_category
+
+
+def _own(activation: Tensor, category: Tensor) -> Tensor:
+    """The activation of the clip's category: [B, T, C+1], [B] -> [B, T]."""
+    return activation[torch.arange(len(category), device=category.device), :, category]
+
+
+def _margin(activation: Tensor, category: Tensor) -> Tensor:
+    """By how much the activation of the clip's category is above the background's: [B, T, C+1], [B] -> [B, T]."""
+    return _own(activation, category) - activation[..., -1]
+
+
+def _margin_behind_best(activation: Tensor, category: Tensor) -> Tensor:
+    """How far a segment's margin stays behind the clip's highest: [B, T, C+1], [B] -> [B, T], at most 0.
+
+    Clips differ in how strongly they show their event; this takes that out.
+    """
+    margin = _margin(activation, category)
+    return margin - margin.amax(1, keepdim=True)
+
+
+class Rule(NamedTuple):
+    """How segments are scored; those with a score above the threshold are events. See RULES."""
+
+    description: str  # in words, for results; {threshold} and {below}, its negative, are filled in
+    score: str | None = None  # what scores segments: a score of the network's explanation, a probability, or else
+    activations: tuple[str, ...] = ()  # the sum of these activations of C+1 columns, background last,
+    of_activation: Callable[[Tensor, Tensor], Tensor] = _own  # read like this for the clip's category
+    threshold: float | None = None  # None: chosen on training clips by Otsu's rule
+    limits: tuple[float, float] = (-math.inf, math.inf)  # beyond them a threshold means no more than at them
+
+
+_CATEGORY = "background where the class activation of the clip's category"
+# What `eval.localize` may say. "authors" is the network's own `predict`, which has no threshold.
+RULES = {
+    "authors": Rule("the network's own"),
+    # CMBS trains its gate through the strongest segment alone; it may say nothing of the others.
+    "gate": Rule("background where the gate is not above {threshold:.4g}", score="gate", limits=(0.0, 1.0)),
+    "activation": Rule(f"{_CATEGORY} is not above {{threshold:.4g}}", activations=("fused",)),
+    "background": Rule(
+        f"{_CATEGORY}, less the background's, is not above {{threshold:.4g}}",
+        activations=("fused",),
+        of_activation=_margin,
+        threshold=0.0,
+    ),
+    "relative": Rule(
+        f"{_CATEGORY}, less the background's, lies {{below:.4g}} or more below its highest in the clip",
+        activations=("fused",),
+        of_activation=_margin_behind_best,
+        limits=(-math.inf, 0.0),
+    ),
+    # With each modality's own activations: where the event is seen, and where it is heard.
+    "combined": Rule(
+        f"{_CATEGORY}, less the background's, summed over the fused features, the image and the audio, lies "
+        f"{{below:.4g}} or more below its highest in the clip",
+        activations=("fused", "visual", "audio"),
+        of_activation=_margin_behind_best,
+        limits=(-math.inf, 0.0),
+    ),
+}
+
+
+class Localization:
+    """How a network's output becomes a prediction, by one of RULES.
+
+    The clip's category is always the network's own. By any rule but "authors", a segment has this category where its
+    score is above a threshold, and is background elsewhere.
+
+    Args:
+        network: whose outputs are read; it gives `predict` and the authors' rule in words (see `model.interface`).
+        localize: a name of RULES.
+        threshold: of the rule; None: the rule's own where it has one, else it is left to `choose`, or to `restore`.
+
+    Raises ValueError for an unknown rule, and for a threshold that the rule can't have.
+    """
+
+    def __init__(self, network: nn.Module, localize: str = "authors", threshold: float | None = None) -> None:
+        check_rule(localize, threshold)
+        self.network, self.localize, self.rule = network, localize, RULES[localize]
+        self.threshold = self.rule.threshold if threshold is None else threshold
+        self.chosen_by = "fixed" if threshold is None else "given by the config"
+        self.chooses = localize != "authors" and self.threshold is None
+
+    @classmethod
+    def of_state(cls, network: nn.Module, state: dict[str, Any]) -> Localization:
+        """The localization that a checkpoint or an evaluation remembers. Raises ValueError where it is none."""
+        localize, threshold = state.get("localize", "authors"), state.get("threshold")
+        known = isinstance(localize, str) and localize in RULES
+        if not known or not (
+            isinstance(threshold, float) or localize == "authors" or RULES[localize].threshold is not None
+        ):
+            raise ValueError(f"holds no way to find a clip's event segments ({localize!r}, threshold {threshold!r})")
+        localization = cls(network, localize)
+        if isinstance(threshold, float):
+            localization.threshold, localization.chooses = threshold, False
+        localization.chosen_by = state.get("chosen_by", localization.chosen_by)
+        return localization
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint and an evaluation have to remember."""
+        threshold = {} if self.localize == "authors" else {"threshold": self.threshold, "chosen_by": self.chosen_by}
+        return {"localize": self.localize, **threshold}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a checkpoint's threshold if it was chosen for this rule; else there is none yet."""
+        if self.chooses:
+            known = state.get("localize") == self.localize and isinstance(state.get("threshold"), float)
+            self.threshold, self.chosen_by = (state["threshold"], state.get("chosen_by")) if known else (None, "")
+
+    @property
+    def event_threshold(self) -> float:
+        """A segment with an event probability above it is an event, unless its clip is called background."""
+        if self.localize == "authors":
+            return self.network.event_threshold
+        return self.threshold if self.rule.score else 0.5
+
+    @property
+    def description(self) -> str:
+        """The rule in words, for results."""
+        if self.localize == "authors":
+            return self.network.prediction_rule
+        what = self.rule.description.format(threshold=self.threshold, below=-self.threshold)
+        return f"{what} (threshold {self.chosen_by})"
+
+    def __call__(self, output: Any, explanation: Explanation) -> Prediction:
+        """An output and its explanation as a prediction. Raises ValueError as `check`."""
+        prediction = self.network.predict(output, explanation)
+        if self.localize == "authors":
+            return prediction
+        background = prediction.category_probability.shape[2]
+        score = self._scores(explanation, prediction.category)
+        if self.rule.score:
+            probability = score
+        else:  # activations are logits; a clip called background has no event anywhere
+            probability = (score - self.threshold).sigmoid() * (prediction.category != background).unsqueeze(1)
+        # The shares of the categories stay the network's own.
+        share = prediction.category_probability / _positive(prediction.event_probability).unsqueeze(2)
+        return Prediction(
+            spread_category(prediction.category, score > self.threshold, background),
+            prediction.category,
+            probability,
+            share * probability.unsqueeze(2),
+        )
+
+    def scores(self, explanation: Explanation, labels: Tensor) -> Tensor:
+        """Scores of the labelled category in training clips with clip labels [B, C+1]: those with an event, [n, T]."""
+        category = labels.argmax(1)
+        return self._scores(explanation, category)[category != labels.shape[1] - 1]
+
+    def choose(self, scores: Tensor) -> None:
+        """Choose the threshold from what `scores` returned of the training clips, [n, T]."""
+        self.threshold = otsu_threshold(scores)
+        self.chosen_by = f"chosen by Otsu's rule on {len(scores)} training clips with an event, from clip labels only"
+
+    def check(self, explanation: Explanation) -> None:
+        """Raise ValueError where an explanation of the network lacks what the rule reads."""
+        wanted = {"scores": [self.rule.score] if self.rule.score else [], "activations": self.rule.activations}
+        for kind, names in wanted.items():
+            there = getattr(explanation, kind)
+            missing = [name for name in names if name not in there]
+            if missing:
+                raise ValueError(
+                    f"the localization rule {self.localize!r} reads {', '.join(names)}, and this network has no "
+                    f"{' and no '.join(missing)}; its {kind} are {', '.join(there) or 'none'}"
+                )
+
+    def _scores(self, explanation: Explanation, category: Tensor) -> Tensor:
+        self.check(explanation)
+        if self.rule.score:
+            return explanation.scores[self.rule.score]
+        first, *others = (explanation.activations[name] for name in self.rule.activations)
+        return self.rule.of_activation(sum(others, start=first), category)
+
+
+def check_rule(localize: str, threshold: float | None) -> None:
+    """Raise ValueError for an unknown rule, and for a threshold that the rule can't have."""
+    if localize not in RULES:
+        raise ValueError(f"{localize!r} is no localization rule; the rules are {', '.join(RULES)}")
+    if threshold is None:
+        return
+    low, high = RULES[localize].limits
+    if localize == "authors":
+        raise ValueError(f"the localization rule 'authors' has no threshold ({threshold} is given)")
+    if not low <= threshold <= high:
+        raise ValueError(
+            f"a threshold of {threshold} means nothing to the localization rule {localize!r}: its scores lie between "
+            f"{low:g} and {high:g}"
+        )
+
+
+def otsu_threshold(scores: Tensor) -> float:
+    """The threshold that parts scores into two groups of least variance within (Otsu, 1979).
+
+    Among all midpoints of neighbouring scores, the one with the largest variance between the groups. Below all
+    scores when they are all equal. Raises ValueError for scores that aren't finite, and for none at all.
+    """
+    x = scores.double().flatten().sort().values
+    if not len(x) or not x.isfinite().all():
+        raise ValueError(
+            "no threshold can be chosen: " + ("there are no scores" if not len(x) else "some scores are not finite")
+        )
+    if x[0] == x[-1]:
+        return x[0].item() - 1
+    below = torch.arange(1, len(x), device=x.device)
+    above = len(x) - below
+    total = (x - x.mean()).cumsum(0)[:-1]  # of the lower group; the upper one's is its negative
+    best = (total.square() / (below * above)).argmax()
+    return ((x[best] + x[best + 1]) / 2).item()
+
+
+def _positive(x: Tensor) -> Tensor:
+    return x.clamp_min(torch.finfo(x.dtype).tiny)

@@ -1,0 +1,41 @@
+"""The authors' checkpoint formats, in and out; a file for each of their code bases.
+
+A released checkpoint is the state_dict of the network inside nn.DataParallel (hence "module."). It also holds tensors
+that the network never uses, which are not part of our networks. Loading skips exactly those; exporting writes neutral
+values (norm weights 1, all else 0) in their places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from model.official import cmbs
+from model.official.format import PREFIX, Format
+
+__all__ = ["PREFIX", "load_official", "to_official"]
+
+FORMATS: dict[type[nn.Module], Format] = {**cmbs.FORMATS}
+
+
+def load_official(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Load an authors' state_dict into `network`, keeping the network's own precision.
+
+    Args:
+        state_dict: the authors' keys, each with or without the prefix "module.", float64 or float32.
+
+    Raises:
+        ValueError: names every tensor that is missing, extra (unused ones are expected) or misshapen, or what the
+            settings leave out of the authors' network; the network is unchanged then.
+    """
+    FORMATS[type(network)].load(network, state_dict)
+
+
+def to_official(network: nn.Module) -> dict[str, Tensor]:
+    """The authors' state_dict of `network`, complete: a strict load of theirs inside nn.DataParallel accepts it.
+
+    Keys begin with "module."; tensors are copies on the CPU in the network's precision. Raises ValueError where the
+    settings leave a part of the authors' network out.
+    """
+    return FORMATS[type(network)].export(network)

@@ -1,0 +1,94 @@
+"""What an authors' checkpoint format is, and how a network is read from it and written in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+PREFIX = "module."  # nn.DataParallel's, before every key of a released checkpoint
+
+
+class Format(NamedTuple):
+    """The authors' names of one network's tensors, by the beginnings of their keys.
+
+    used: authors' beginning -> ours, together for every tensor of our network.
+    unused: authors' beginning, of tensors that their network never uses -> the used one whose tensors have the same
+        names and shapes.
+    convolutions: those of `used` whose weights are a 1x1 convolution's there, and a linear layer's, their equal, here.
+    """
+
+    used: Mapping[str, str]
+    unused: Mapping[str, str]
+    convolutions: tuple[str, ...] = ()
+
+    def load(self, network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+        """Load an authors' state_dict; see `model.official.load_official`."""
+        theirs = {key.removeprefix(PREFIX): tensor for key, tensor in state_dict.items()}
+        used, unused = self._shapes(network)
+        missing = sorted(used.keys() - theirs.keys())
+        extra = sorted(theirs.keys() - used.keys() - unused.keys())
+        misshapen = [
+            f"{key} is {list(tensor.shape)} and should be {list(shape)}"
+            for key, tensor in theirs.items()
+            if (shape := used.get(key, unused.get(key))) is not None and tensor.shape != shape
+        ]
+        problems = [
+            f"{title}: {', '.join(keys)}"
+            for title, keys in (("missing", missing), ("not known", extra), ("of another shape", misshapen))
+            if keys
+        ]
+        if problems:
+            raise ValueError(
+                f"not a checkpoint of the authors' {type(network).__name__} with these settings; tensors "
+                + "; ".join(problems)
+            )
+        ours = network.state_dict()
+        network.load_state_dict(
+            {name: theirs[key].reshape(ours[name].shape) for key, name in self._names(network).items()}
+        )
+
+    def export(self, network: nn.Module) -> dict[str, Tensor]:
+        """The authors' state_dict of a network; see `model.official.to_official`."""
+        ours = network.state_dict()
+        used, unused = self._shapes(network)
+        dtype = next(network.parameters()).dtype
+        names = self._names(network)
+        exported = {key: ours[name].detach().cpu().reshape(used[key]).clone() for key, name in names.items()}
+        for key, shape in unused.items():
+            is_norm_weight = "norm" in key.split(".")[-2] and key.endswith(".weight")
+            exported[key] = torch.full(shape, 1.0 if is_norm_weight else 0.0, dtype=dtype)
+        return {PREFIX + key: tensor for key, tensor in exported.items()}
+
+    def _names(self, network: nn.Module) -> dict[str, str]:
+        """Authors' key -> our key, for every tensor of our network. Raises ValueError for one without some part."""
+        ours = network.state_dict()
+        absent = [part for part in self.used.values() if not any(name.startswith(part) for name in ours)]
+        if absent:
+            raise ValueError(
+                f"the authors' format is that of their whole network, and these settings leave out "
+                f"{absent[0].rstrip('.')}; take out what switches it off"
+            )
+        # The longest of our beginnings decides: "audio_relation.attention." before "audio_relation.".
+        by_ours = sorted(((part, theirs) for theirs, part in self.used.items()), key=lambda pair: -len(pair[0]))
+        names = {}
+        for name in ours:
+            part, theirs = next(pair for pair in by_ours if name.startswith(pair[0]))
+            names[theirs + name.removeprefix(part)] = name
+        return names
+
+    def _shapes(self, network: nn.Module) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
+        """Shapes of the authors' tensors for a network of these sizes: those it uses, and those it never uses."""
+        ours = network.state_dict()
+        used = {key: ours[name].shape for key, name in self._names(network).items()}
+        for key, shape in used.items():
+            if key.startswith(self.convolutions):
+                used[key] = torch.Size((*shape, 1))
+        unused: dict[str, torch.Size] = {}
+        for template, like in self.unused.items():
+            for key, shape in used.items():
+                if key.startswith(like) and not key.startswith(f"{like}affine"):
+                    unused.setdefault(template + key.removeprefix(like), shape)
+        return used, unused

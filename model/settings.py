@@ -1,0 +1,164 @@
+"""What the section `model` of a config may say: a class a network, each key with its default, range and meaning.
+
+Also the base and the number types that all settings of this project are made of, and the words for what is wrong with
+a setting.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+# Bounds far above anything of use: a number that torch or HDF5 can't even take is named here, with its key.
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+Width = Annotated[int, Field(gt=0, le=2**14)]
+Strength = Annotated[float, Field(ge=0, le=1e6)]
+
+
+class Settings(BaseModel):
+    """Base of all settings. The string below a field is its description."""
+
+    # Strict: a quoted number or a true in place of 1 is a mistake to hear about, not to guess at.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class NetworkSettings(Settings):
+    """What every network has: its name in `model.NETWORKS`, and the sizes of the data."""
+
+    name: str
+    """Which network: a name of `model.NETWORKS`."""
+    video_inputdim: Width = 512
+    """Dv: channels of a visual grid cell."""
+    audio_inputdim: Width = 128
+    """Da: length of a segment's audio feature."""
+    categories: Width = 28
+    """C: event categories, background not counted."""
+
+
+class CMBSSettings(NetworkSettings):
+    """What both CMBS networks have. The keys up to `beta`, and `categories`, are those of the authors' JSON files."""
+
+    video_inputdim: Annotated[Width, Field(multiple_of=4)] = 512
+    """Dv: channels of a visual grid cell."""
+    d_model: Annotated[Width, Field(multiple_of=4)] = 256
+    """Width of everything after the attention."""
+    alpha: Fraction
+    """Strength of time-level suppression."""
+    gamma: Strength
+    """Strength of event-level suppression."""
+    beta: Strength
+    """Strength of the global visual gate in the attention; 0 leaves the global vector and its weights out."""
+    self_attention: bool = True
+    """Self-attention over the grid's cells; false leaves it and its weights out."""
+    time_level: bool = True
+    """Time-level suppression; false: no segment gates, nothing is suppressed in time (the gate is 1 everywhere)."""
+    event_level: bool = True
+    """Event-level suppression; false: no class activation sequence of a single modality, nor what depends on it."""
+    modalities: Literal["both", "audio", "visual"] = "both"
+    """Which modalities the network is given; of one only: the other's features are zero."""
+
+
+class SupervisedQuirks(Settings):
+    """Where the authors' code of the supervised network contradicts their paper; false: as the paper has it."""
+
+    scale_input: bool = True
+    """Channel attention scales the attention's input X; false: the self-attention's output Y."""
+    gate_as_logit: bool = True
+    """The loss takes the gate, a probability, for a logit; false: binary cross-entropy on the probability."""
+
+
+class WeakQuirks(Settings):
+    """Where the authors' code of the weak network contradicts their paper; false: as the paper has it."""
+
+    scale_input: bool = True
+    """Channel attention scales the attention's input X; false: the self-attention's output Y."""
+    own_gate: bool = True
+    """Each modality is gated by its own gate; false: by the other modality's."""
+    probs_as_logits: bool = True
+    """The loss takes the categories' probabilities for logits; false: it takes the logits behind them."""
+
+
+class SupervisedCMBSSettings(CMBSSettings):
+    """The fully supervised CMBS network."""
+
+    name: Literal["supv_main_model"]
+    alpha: Fraction = 0.1
+    gamma: Strength = 0.3
+    beta: Strength = 0.4
+    quirks: SupervisedQuirks = SupervisedQuirks()
+    """What the authors' code does otherwise than their paper says."""
+
+
+class WeakCMBSSettings(CMBSSettings):
+    """The weakly supervised CMBS network."""
+
+    name: Literal["weak_main_model"]
+    alpha: Fraction = 0.2
+    gamma: Strength = 0.5
+    beta: Strength = 0.5
+    quirks: WeakQuirks = WeakQuirks()
+    """What the authors' code does otherwise than their paper says."""
+
+
+def first_problem(error: ValidationError, root: type[BaseModel], **narrower: type[BaseModel]) -> str:
+    """The first problem that pydantic found, in a line: which key, what is wrong with it, which key was meant.
+
+    Args:
+        root: the class that was to be made.
+        narrower: for fields of `root` that are declared as a base class, the class that was meant.
+    """
+    problem = error.errors(include_url=False)[0]
+    where = [str(part) for part in problem["loc"]]
+    key = ".".join(where)
+    if problem["type"] == "value_error" and not where:
+        return str(problem["ctx"]["error"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {_nearest_key(where, _sections(root, narrower))}"
+    if problem["type"] == "missing":
+        return f"{key!r} is missing"
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        return f"{key or 'the config'!r} must be a JSON object, not {short(problem['input'])}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key!r} is {short(problem['input'])}: {message[:1].lower()}{message[1:]}" if where else message
+
+
+def _nearest_key(where: list[str], sections: dict[str, type[BaseModel]]) -> str:
+    """The valid key that an unknown one may stand for, or the section it belongs in, or all keys of its own section."""
+    *path, key = where
+    known = sections[".".join(path)].model_fields
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+    if close:
+        return f"did you mean {'.'.join([*path, close[0]])!r}?"
+    for name in sorted(sections, key=lambda name: name.count(".")):
+        if name and key in sections[name].model_fields:
+            return f"{key!r} belongs in the section {name!r}"
+    owner = f"section {'.'.join(path)!r}" if path else "this object"
+    for name, section in sections.items():
+        if issubclass(section, NetworkSettings) and ".".join(path).startswith(name):
+            owner += f" of {' or '.join(get_args(section.model_fields['name'].annotation)) or 'a network'}"
+    return f"{owner} has {', '.join(known)}"
+
+
+def _sections(
+    root: type[BaseModel], narrower: dict[str, type[BaseModel]], path: str = ""
+) -> dict[str, type[BaseModel]]:
+    """A settings class and those within it, by their dotted names: {"": root, "model": ..., "model.quirks": ...}."""
+    found = {path: root}
+    for name, field in root.model_fields.items():
+        options = [narrower.get(name), field.annotation, *getattr(field.annotation, "__args__", ())]
+        section = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        if section is not None:
+            found |= _sections(section, {}, f"{path}.{name}" if path else name)
+    return found
+
+
+def short(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
