@@ -313,7 +313,7 @@ def test_out_of_memory_in_an_evaluation_names_its_batch_size(train, monkeypatch,
 
 
 def test_out_of_memory_before_the_first_step_says_what_to_do(train, tiny_config, monkeypatch, capfd):
-    monkeypatch.setattr("utils.training.run.place", lambda *args: torch.empty(2**50))
+    monkeypatch.setattr("utils.training.run.make_batches", lambda *args: torch.empty(2**50))
     assert train() == 2
     error = capfd.readouterr().err
     assert "data.features" in error

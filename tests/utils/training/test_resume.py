@@ -164,7 +164,7 @@ def test_a_second_signal_quits_at_once(run, tmp_path, monkeypatch):
 
 
 def test_sigterm_before_the_first_step_is_an_interruption(run, monkeypatch, capfd):
-    monkeypatch.setattr("utils.training.run.place", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("utils.training.run.make_batches", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
     assert run("cut") == 130
     assert capfd.readouterr().err.strip() == "interrupted"
 
