@@ -17,7 +17,7 @@ from utils.config import files as config_files
 from utils.config.settings import SUPERVISED, WEAK
 
 NAMES = (SUPERVISED, WEAK)
-ABLATIONS = sorted((ROOT / "configs" / "ablation").glob("*.json"))
+ABLATIONS = sorted(path for folder in ("ablation", "written") for path in (ROOT / "configs" / folder).glob("*.json"))
 
 
 def tiny(name: str, **settings: object) -> nn.Module:
@@ -42,13 +42,13 @@ def same(first: tuple, second: tuple) -> bool:
     return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_ablation_changes_its_base_and_trains_all_its_weights(path):
     own = json.loads(path.read_text())
     config = config_files.build(config_files.read_json(path), str(path))
     base_path = path.parent / own["extends"]
     base = config_files.build(config_files.read_json(base_path), str(base_path))
-    keys = {f"{section}.{key}" for section, values in own.items() if section != "extends" for key in values}
+    keys = set(config_files.flat({section: values for section, values in own.items() if section != "extends"}))
     assert keys == {line.split(" ")[0] for line in config_files.difference(config, base)}
 
     network = build_model({**config.model.model_dump(), **TINY_MODEL}).train()
