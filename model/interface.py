@@ -67,3 +67,9 @@ def correct(prediction: Prediction, labels: Tensor) -> Tensor:
 def spread_category(category: Tensor, is_event: Tensor, background: int) -> Tensor:
     """The clip's category [B] in its event segments [B, T] bool, background elsewhere -> [B, T] int64."""
     return torch.where(is_event, category.unsqueeze(1), background)
+
+
+def begin_epoch(network: nn.Module, epoch: int, n_epoch: int) -> None:
+    """Tell a network whose computation depends on the epoch that `epoch` (from 1) of `n_epoch` begins."""
+    if hasattr(network, "begin_epoch"):
+        network.begin_epoch(epoch, n_epoch)

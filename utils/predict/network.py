@@ -9,6 +9,7 @@ from torch import nn
 
 from dataset import files, labels
 from model import NETWORKS, build_model
+from model.interface import begin_epoch
 from model.localization import Localization
 from model.official import PREFIX, load_official
 from utils.base import checkpoint
@@ -41,6 +42,7 @@ def load_network(path: Path) -> Loaded:
             network.load_state_dict(content["network"])
         except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: its weights are damaged ({error}); use another checkpoint of the run") from error
+        begin_epoch(network, max(content["epoch"], 1), config.train.n_epoch)
         localization = _localization(network, content.get("localization", {}), path)
         return Loaded(network.eval(), localization, config.supervision, root, config.model.categories)
     # Only the supervised network has LSTMs.

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from model.interface import begin_epoch
 from utils.base import checkpoint, processes
 from utils.base.devices import naming_batch_size
 from utils.base.errors import Interrupted
@@ -37,6 +38,7 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
     with StopRequest().listening() as stop:
         for epoch in range(training.position.epoch + 1, settings.n_epoch + 1):
             training.started = time.monotonic()
+            begin_epoch(network, epoch, settings.n_epoch)
             means = train_one_epoch(training, epoch, stop)
             metrics: dict[str, Any] = {"epoch": epoch, **means, "learning_rate": training.scheduler.get_last_lr()[0]}
             if epoch % settings.eval_freq == 0 or epoch == settings.n_epoch:

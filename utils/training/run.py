@@ -19,6 +19,7 @@ from dataset.labels import clip_names
 from dataset.loading import PLACEMENTS, Batches, Shard, fitting_placement, make_batches
 from dataset.synthetic import generate
 from dataset.trivial import leaked_clips, trivial_accuracies
+from model.interface import begin_epoch
 from model.localization import Localization
 from model.official import load_official
 from utils.base import checkpoint, processes
@@ -335,6 +336,7 @@ def _load_weights(experiment: Experiment, config: Config, path: Path) -> dict[st
         experiment.network.load_state_dict(content["network"])
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its weights are damaged ({error}); use another checkpoint of the run") from error
+    begin_epoch(experiment.network, max(content["epoch"], 1), theirs.train.n_epoch)
     return content
 
 
