@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -21,6 +22,17 @@ from utils.base import checkpoint
 from utils.config.settings import SUPERVISED, WEAK
 
 MAINS = {SUPERVISED: supv_main.main, WEAK: weak_main.main}
+
+COMMANDS = [
+    "utils.benchmark", "utils.predict", "utils.recorder", "utils.report", "utils.study", "dataset.check",
+    "dataset.convert", "dataset.download", "dataset.extract", "dataset.stats", "dataset.synthetic",
+]  # fmt: skip
+
+
+def main_of(name: str) -> Callable[..., int]:
+    """The main function of `python -m NAME`, or of supv_main or weak_main."""
+    module = importlib.import_module(name)
+    return (module if hasattr(module, "main") else importlib.import_module(f"{name}.__main__")).main
 
 
 def quick():

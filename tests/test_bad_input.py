@@ -6,7 +6,6 @@ CASES is the table: what is wrong, how to make it so, the flags, and the words t
 from __future__ import annotations
 
 import fcntl
-import importlib
 import json
 import pickle
 import re
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_MODEL, official_state_dict
-from helpers_bad import MAINS, Code, World, cut, flip, last, recheck, rewrite, set_key
+from helpers_bad import COMMANDS, MAINS, Code, World, cut, flip, last, main_of, recheck, rewrite, set_key
 from pydantic import BaseModel
 
 from dataset import files
@@ -479,16 +478,9 @@ def test_one_line_exit_2_nothing_touched(name: str, world: World, capfd):
     assert world.contents() == before
 
 
-COMMANDS = [
-    "utils.benchmark", "utils.predict", "utils.recorder", "utils.report", "utils.study", "dataset.check",
-    "dataset.convert", "dataset.download", "dataset.extract", "dataset.stats", "dataset.synthetic",
-]  # fmt: skip
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_names_a_wrong_flag_in_one_line(name: str, capfd):
-    module = importlib.import_module(name if name == "dataset.convert" else f"{name}.__main__")
-    assert module.main(["--no-such-flag"]) == 2
+    assert main_of(name)(["--no-such-flag"]) == 2
     assert f"(all flags: python -m {name} --help)" in one_line(capfd)
 
 

@@ -7,17 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # has_packages PYTHON FILE ...: has it everything that the files name? (Versions are pinned for .venv; an environment of the
 # user's own may hold others, but torch must be 2.11 or later.)
 has_packages() {
-  "$1" - "${@:2}" 2>/dev/null <<'PYTHON'
-import importlib.metadata, re, sys
-
-assert sys.version_info >= (3, 11)
-for file in sys.argv[1:]:
-    for line in open(file):
-        if name := re.match(r"[A-Za-z0-9_.-]+", line):
-            version = importlib.metadata.version(name.group())
-            if name.group() == "torch":
-                assert tuple(int(part) for part in version.split(".")[:2]) >= (2, 11)
-PYTHON
+  "$1" -c 'import sys; from utils.base.packages import problem; sys.exit(problem(sys.argv[1:]) is not None)' \
+    "${@:2}" 2>/dev/null
 }
 
 fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }

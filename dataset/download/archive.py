@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from utils.base.atomic import make_folder, require_free_space, write_error
-from utils.base.errors import UserError
+from utils.base.atomic import make_folder, require_free_space
+from utils.base.errors import UserError, write_error
 
 
 def unpack_videos(path: Path, folder: Path) -> None:

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from dataset.download import verify
 from dataset.download.archive import unpack_videos
 from dataset.download.sources import Source
-from utils.base.atomic import make_folder, require_free_space, write_error
-from utils.base.errors import UserError
+from utils.base.atomic import make_folder, require_free_space
+from utils.base.errors import UserError, write_error
 
 ATTEMPTS = 3  # to get on with a file, in succession without a new byte
 

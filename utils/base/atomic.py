@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.base.errors import UserError
-
-_FIXES = {
-    errno.ENOSPC: "the disk is full: free some space and run the command again",
-    errno.EDQUOT: "your disk quota is used up: free some space and run the command again",
-    errno.EFBIG: "the file may not become that large (ulimit -f): raise the limit or choose another folder",
-    errno.EACCES: "no permission to write there: choose another folder or change its permissions",
-    errno.EPERM: "no permission to write there: choose another folder or change its permissions",
-    errno.EROFS: "the file system is read-only: choose another folder",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
-    errno.EEXIST: "a file of that name is in the way: move it or choose another folder",
-    errno.EISDIR: "a folder of that name is in the way: move it or choose another name",
-    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
-}
-
-
-def write_error(path: str | os.PathLike, error: OSError) -> UserError:
-    """The one-line error for a write to `path` that the operating system refused."""
-    fix = _FIXES.get(error.errno, error.strerror or str(error))
-    return UserError(f"{path}: could not be written; {fix}")
+from utils.base.errors import UserError, write_error
 
 
 @contextlib.contextmanager

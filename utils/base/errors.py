@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 
+from utils.base.output import OutputLost, guarded_output, printable
+
 EXIT_DONE = 0
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141  # what a shell says of any program that `| head -1` ended before its work was done
 
 
 class UserError(Exception):
@@ -21,8 +26,8 @@ class UserError(Exception):
     """
 
     def __init__(self, message: object) -> None:
-        # One line is the promise, whatever a library's own message (quoted in ours) looks like.
-        super().__init__(" ".join(str(message).split()))
+        # One line is the promise, whatever a library's own message (quoted in ours) or a file's name looks like.
+        super().__init__(printable(" ".join(str(message).split())))
 
 
 class Interrupted(Exception):
@@ -37,43 +42,90 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+_FIXES = {
+    errno.ENOSPC: "the disk is full: free some space and run the command again",
+    errno.EDQUOT: "your disk quota is used up: free some space and run the command again",
+    errno.EFBIG: "the file may not become that large (ulimit -f): raise the limit or choose another folder",
+    errno.EACCES: "no permission to write there: choose another folder or change its permissions",
+    errno.EPERM: "no permission to write there: choose another folder or change its permissions",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
+    errno.EEXIST: "a file of that name is in the way: move it or choose another folder",
+    errno.EISDIR: "a folder of that name is in the way: move it or choose another name",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+}
+
+
+def write_error(path: str | os.PathLike, error: OSError) -> UserError:
+    """The one-line error for a write to `path` that the operating system refused."""
+    fix = _FIXES.get(error.errno, error.strerror or str(error))
+    return UserError(f"{path}: could not be written; {fix}")
+
+
 def command(main: Callable[..., None]) -> Callable[..., int]:
     """Wrap a command-line `main` so that it returns the exit codes that this project promises.
 
-    0 done; 2 the user must change something (one line on stderr); 130 interrupted. Anything else that
-    escapes is a bug and keeps its traceback.
+    0 done; 2 the user must change something (one line on stderr); 130 interrupted; 141, without a word, where
+    nobody reads its output any more and it ended for that. Anything else that escapes is a bug and keeps its
+    traceback.
     """
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
-        try:
-            with _sigterm_interrupts():
-                main(*args, **kwargs)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return EXIT_USER_ERROR
-        except (Interrupted, KeyboardInterrupt) as stop:
-            if threading.current_thread() is threading.main_thread():
-                # One more Ctrl-C ends the process while it cleans up, without a traceback.
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
-            print(str(stop) or "interrupted", file=sys.stderr)
-            return EXIT_INTERRUPTED
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            print(
-                "error: out of memory; end other programs or ask for less: for a training that is data.features = "
-                '"stream", smaller batches or a narrower network',
-                file=sys.stderr,
-            )
-            return EXIT_USER_ERROR
-        return EXIT_DONE
+        with guarded_output() as output:
+            code, said, ended = EXIT_DONE, "", None
+            try:
+                with _signals_interrupt():
+                    main(*args, **kwargs)
+            except UserError as error:
+                code, said = EXIT_USER_ERROR, f"error: {error}"
+            except (Interrupted, KeyboardInterrupt) as stop:
+                if threading.current_thread() is threading.main_thread():
+                    # One more Ctrl-C ends the process while it cleans up, without a traceback.
+                    signal.signal(signal.SIGINT, signal.SIG_DFL)
+                code, said = EXIT_INTERRUPTED, str(stop) or "interrupted"
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                code, said = EXIT_USER_ERROR, _OUT_OF_MEMORY
+            except OutputLost:
+                code = EXIT_CLOSED_PIPE
+            except SystemExit as error:  # argparse's, after --help
+                ended = error
+            with contextlib.suppress(OutputLost):
+                output.flush()
+            if output.error is not None and not isinstance(output.error, BrokenPipeError) and code != EXIT_USER_ERROR:
+                code, ended = EXIT_USER_ERROR, None
+                said = f"error: {write_error('standard output', output.error)}" + (f" ({said})" if said else "")
+            if said:
+                print(said, file=sys.stderr)
+        if ended is not None:
+            raise ended
+        return code
 
     return run
 
 
+_OUT_OF_MEMORY = (
+    "error: out of memory; end other programs or ask for less: for a training that is data.features = "
+    '"stream", smaller batches or a narrower network'
+)
+
+
+def end_quietly_on_interrupt() -> None:
+    """Until `command` begins, let Ctrl-C end the process in a word: while modules are imported nothing can be lost."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_quietly)
+
+
+def _end_quietly(number: int, frame: object) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(EXIT_INTERRUPTED)
+
+
 @contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def _signals_interrupt() -> Iterator[None]:
     """Let SIGTERM, which batch systems send, end the block as Ctrl-C does: what cleans up after itself still does."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what a signal does
@@ -82,8 +134,11 @@ def _sigterm_interrupts() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
+    if signal.getsignal(signal.SIGINT) is _end_quietly:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

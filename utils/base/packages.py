@@ -1,26 +1,62 @@
-"""The packages that every command needs, looked for before the first import that would fail with a traceback."""
+"""Before a command imports anything large: are Python and the packages there, and Ctrl-C ends it without a traceback.
 
-import importlib.util
+The packages are those of `requirements.txt`. `utils/env.sh` asks here too.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
 import os
+import re
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
-from utils.base.errors import EXIT_USER_ERROR
+from utils.base.errors import EXIT_USER_ERROR, end_quietly_on_interrupt
 
-_NEEDED = ("torch", "h5py", "numpy", "pydantic", "tqdm", "tensorboard")
+_ROOT = Path(__file__).resolve().parents[2]
+_PYTHON = (3, 11)
+_OLDEST = {"torch": (2, 11)}  # other versions than the pinned ones may be installed, but not older ones than these
 
 
 def require_packages() -> None:
-    """End a command of this project, in one line, where this Python lacks packages: `.venv` isn't active, most likely.
+    """End a command of this project, in one line, where Python or packages are missing: `.venv` isn't active, mostly.
 
     Importing the modules into other programs is left alone.
     """
-    if sys.argv[0] != "-m" and os.path.basename(sys.argv[0]) not in ("supv_main.py", "weak_main.py"):
+    if sys.version_info >= _PYTHON and not _is_command(sys.orig_argv):
         return
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
+    end_quietly_on_interrupt()
+    found = problem([_ROOT / "requirements.txt"])
+    if found:
         print(
-            f"error: {sys.executable} lacks the packages {', '.join(missing)}; activate the project's environment "
-            f"(`source .venv/bin/activate`, which the .sh scripts make) or run `pip install -r requirements.txt`",
+            f"error: {sys.executable} {found}; activate the project's environment (`source .venv/bin/activate`, which "
+            f"the .sh scripts make) or run `pip install -r requirements.txt`",
             file=sys.stderr,
         )
         sys.exit(EXIT_USER_ERROR)
+
+
+def problem(files: Iterable[str | os.PathLike]) -> str | None:
+    """What this Python lacks of its version and the packages that requirements files name; None if nothing."""
+    if sys.version_info < _PYTHON:
+        return "is Python {}.{}, but {}.{} is the oldest that works".format(*sys.version_info[:2], *_PYTHON)
+    lacking = []
+    for file in files:
+        for name in re.findall(r"^[A-Za-z0-9][A-Za-z0-9_.-]*", Path(file).read_text(encoding="utf-8"), re.MULTILINE):
+            oldest = _OLDEST.get(name, (0, 0))
+            try:
+                version = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                lacking.append(name)
+            else:
+                if tuple(int(part) for part in version.split(".")[:2]) < oldest:
+                    lacking.append(f"{name} >= {oldest[0]}.{oldest[1]}")
+    return f"lacks the packages {', '.join(lacking)}" if lacking else None
+
+
+def _is_command(argv: list[str]) -> bool:
+    """Whether Python was started with a main or a module of this project."""
+    module = any(one == "-m" and two.startswith(("dataset.", "utils.")) for one, two in itertools.pairwise(argv))
+    return module or any(os.path.basename(argument) in ("supv_main.py", "weak_main.py") for argument in argv)

@@ -16,6 +16,7 @@ from pathlib import Path
 from utils.base import checkpoint
 from utils.base.atomic import make_folder, write_text
 from utils.base.errors import EXIT_INTERRUPTED, Interrupted, UserError
+from utils.base.output import when_output_is_lost
 from utils.config.settings import MAINS
 from utils.study.runs import PROTOCOLS, Run, Study, result_of
 from utils.training.launching import share_of_cores
@@ -48,10 +49,11 @@ def _run_some(runs: list[Run], devices: list[str | None]) -> None:
     threads = [threading.Thread(target=pool.work, args=(device,)) for device in devices]
     before = {number: signal.signal(number, pool.stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with when_output_is_lost(pool.stop):
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -17,9 +17,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from utils.base.atomic import make_folder, write_error, write_text, writing
+from utils.base.atomic import make_folder, write_text, writing
 from utils.base.checkpoint import BEST, LAST
-from utils.base.errors import UserError
+from utils.base.errors import UserError, write_error
+from utils.base.output import MessageFormatter, MessageHandler
 from utils.config.files import flat
 from utils.config.settings import Config
 from utils.evaluation.protocols import METRICS, read_epochs
@@ -30,11 +31,9 @@ _log = logging.getLogger(__name__)
 
 def log_to_terminal() -> None:
     """Send the project's messages to standard output."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
     threading.excepthook = _say_thread_failed
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [MessageHandler(sys.stdout)]
     root.setLevel(logging.INFO)
 
 
@@ -101,7 +100,7 @@ class Recorder:
             # Everything in TensorBoard stands at its training step, so that one number says what to purge.
             self._writer = SummaryWriter(str(self.folder), purge_step=steps_done + 1)
             self._handler = _LogFile(self.folder / "log.txt", encoding="utf-8")
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._handler.setFormatter(MessageFormatter("%(asctime)s %(message)s"))
         logging.getLogger().addHandler(self._handler)
         logging.getLogger().removeHandler(early)
         early.setTarget(self._handler)
