@@ -13,6 +13,7 @@ import supv_main
 from model import build_loss, build_model
 from model.official import load_official, to_official
 from utils.base.errors import EXIT_DONE
+from utils.base.nested import flat
 from utils.config import files as config_files
 from utils.config.settings import SUPERVISED, WEAK
 
@@ -48,7 +49,7 @@ def test_every_ablation_changes_its_base_and_trains_all_its_weights(path):
     config = config_files.build(config_files.read_json(path), str(path))
     base_path = path.parent / own["extends"]
     base = config_files.build(config_files.read_json(base_path), str(base_path))
-    keys = set(config_files.flat({section: values for section, values in own.items() if section != "extends"}))
+    keys = set(flat({section: values for section, values in own.items() if section != "extends"}))
     assert keys == {line.split(" ")[0] for line in config_files.difference(config, base)}
 
     network = build_model({**config.model.model_dump(), **TINY_MODEL}).train()

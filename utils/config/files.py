@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from model.settings import short
 from utils.base.errors import UserError
+from utils.base.nested import differences
 from utils.config.messages import explain
 from utils.config.renamed import renamed
 from utils.config.settings import Config
@@ -76,20 +77,8 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def difference(ours: Config, theirs: Config) -> list[str]:
     """Keys in which two configs differ, as "train.lr (0.0007 here, 0.001 there)"."""
-    mine, other = flat(ours.model_dump()), flat(theirs.model_dump())
-    return [
-        f"{key} ({mine.get(key)} here, {other.get(key)} there)"
-        for key in {**mine, **other}
-        if mine.get(key) != other.get(key)
-    ]
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings of all sections by their full names: {"train.lr": 0.0007, ...}."""
-    named: dict[str, Any] = {}
-    for key, value in values.items():
-        named |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return named
+    differing = differences(ours.model_dump(), theirs.model_dump())
+    return [f"{key} ({here} here, {there} there)" for key, here, there in differing]
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

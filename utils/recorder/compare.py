@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.base.errors import UserError
+from utils.base.nested import differences
 from utils.config import files as config_files
 from utils.evaluation.protocols import best_epochs, read_epochs
-from utils.training.provenance import differences, read
+from utils.training.provenance import read
 
 
 def compare(first: Path, second: Path) -> list[str]:
@@ -20,7 +21,7 @@ def compare(first: Path, second: Path) -> list[str]:
     ours, theirs = (_describe(folder) for folder in (first, second))
     lines = []
     for part in ("settings", "start", "data"):
-        differing = differences(ours[part], theirs[part])
+        differing = differences(ours[part], theirs[part], " ")
         lines.append(f"{part}: {'the same' if not differing else ''}".rstrip())
         lines += [f"  {what}: {_short(here)} | {_short(there)}" for what, here, there in differing]
     return lines + _compare_epochs(ours["epochs"], theirs["epochs"])
@@ -46,7 +47,7 @@ def _compare_epochs(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) ->
         lines.append(f"numbers: the same, to the last digit, in {len(pairs)} epochs")
     else:
         lines.append(f"numbers: differ from epoch {first[0].get('epoch')} on")
-        lines += [f"  {what}: {_short(here)} | {_short(there)}" for what, here, there in differences(*first)]
+        lines += [f"  {what}: {_short(here)} | {_short(there)}" for what, here, there in differences(*first, " ")]
     best = [best_epochs(run) for run in (ours, theirs)]
     for split in ("val", "test"):
         said = (f"{run[split][f'{split}_accuracy']:.2f} %" if split in run else "none" for run in best)

@@ -33,9 +33,6 @@ _PACKAGES = ("torch", "numpy", "h5py", "pydantic", "tensorboard", "tqdm")
 _HASHED_BYTES = 64 * 2**20  # up to this size a file's content is hashed too; the visual features are larger
 
 
-_Difference = tuple[str, Any, Any]  # what differs, here, there
-
-
 def this_start(command: list[str], device: torch.device) -> dict[str, Any]:
     """Who is computing what, where and with which code: an entry of "starts"."""
     return {
@@ -100,21 +97,6 @@ def read(folder: Path) -> dict[str, Any]:
     if not isinstance(content.get("data"), dict) or not isinstance(content.get("starts"), list):
         raise UserError(f"{path}: is damaged; move it away, it is written anew when the run goes on")
     return content
-
-
-def data_difference(here: dict[str, Any], there: dict[str, Any]) -> list[_Difference]:
-    """What differs between two data fingerprints: ("visual_feature.h5 shape", here, there), ..."""
-    return differences(here, there)
-
-
-def differences(ours: Any, theirs: Any, name: str = "") -> list[_Difference]:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        return [
-            difference
-            for key in {**ours, **theirs}
-            for difference in differences(ours.get(key), theirs.get(key), f"{name} {key}".strip())
-        ]
-    return [] if ours == theirs else [(name, ours, theirs)]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

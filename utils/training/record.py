@@ -20,8 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 from utils.base.atomic import make_folder, write_text, writing
 from utils.base.checkpoint import BEST, LAST
 from utils.base.errors import UserError, write_error
+from utils.base.nested import differences, flat
 from utils.base.output import MessageFormatter, MessageHandler
-from utils.config.files import flat
 from utils.config.settings import Config
 from utils.evaluation.protocols import METRICS, read_epochs
 from utils.training import provenance
@@ -113,7 +113,9 @@ class Recorder:
             file.write(json.dumps(metrics) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self.step(_flat(metrics), step, group="epoch")
+        numbers = {name: value for name, value in flat(metrics, "/").items() if isinstance(value, int | float)}
+        del numbers["epoch"]
+        self.step(numbers, step, group="epoch")
 
     def step(self, values: dict[str, float], step: int, group: str = "step") -> None:
         """Add numbers of a training step (counted from the run's first) to TensorBoard."""
@@ -165,7 +167,7 @@ class Recorder:
     def _starts_on_this_data(self) -> list[dict[str, Any]]:
         """The starts that `run.json` tells of. Raises UserError when they used other data."""
         story = provenance.read(self.folder)
-        differing = provenance.data_difference(self.data, story.get("data", self.data))
+        differing = differences(self.data, story.get("data", self.data), " ")
         if differing:
             what, here, there = differing[0]
             raise UserError(
@@ -221,13 +223,3 @@ def _lock(folder: Path) -> Any:
 def _hparam(value: Any) -> bool | str | float:
     """A setting as HParams can show it."""
     return value if isinstance(value, bool | str | int | float) else json.dumps(value)
-
-
-def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    flat: dict[str, float] = {}
-    for key, value in metrics.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float) and key != "epoch":
-            flat[prefix + key] = float(value)
-    return flat

@@ -19,6 +19,7 @@ from conftest import TINY_MODEL
 import supv_main
 import weak_main
 from dataset import files
+from utils.base.nested import differences
 from utils.recorder import __main__ as recorder_command
 from utils.training import provenance
 
@@ -104,7 +105,7 @@ def test_the_fingerprint_sees_one_changed_number(tiny_data, tmp_path):
     with h5py.File(tmp_path / "data" / files.LABELS, "r+") as file:
         file[files.KEY][0, 0, 0] = 0.5
     before, after = (provenance.fingerprint(folder, weak=False) for folder in (tiny_data, tmp_path / "data"))
-    assert [what for what, _, _ in provenance.data_difference(before, after)] == [f"{files.LABELS} sha256"]
+    assert [what for what, _, _ in differences(before, after, " ")] == [f"{files.LABELS} sha256"]
 
 
 def test_going_on_adds_a_start(train):
