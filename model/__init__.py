@@ -76,6 +76,8 @@ def validated_settings(values: Any) -> NetworkSettings:
 
 
 def settings_class(values: Any) -> type[NetworkSettings]:
-    """The settings class of the network that `values` name; the base class where they name none."""
+    """The settings class of the network that the section `model` names; the base class where it names none."""
+    if isinstance(values, NetworkSettings):
+        return type(values)
     name = values.get("name") if isinstance(values, Mapping) else None
     return NETWORKS[name].settings if isinstance(name, str) and name in NETWORKS else NetworkSettings

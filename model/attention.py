@@ -1,4 +1,4 @@
-"""Audio-guided attention: where on the grid, and in which channels, does the sound point?
+"""Audio-guided attention: where on the grid, and in which channels, is what is heard?
 
 Per segment, the N = H*W cells x_n of the visual features become one vector, in the five steps of `forward`, which
 carry their equations. Two identities keep the graph lean without changing a number: a mean or a weighted sum over

@@ -263,7 +263,7 @@ class WeaklySupervisedCMBS(nn.Module):
 
 
 def _only(modalities: str, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-    """Both features, or zeros in place of the modality that is left out: the same network then knows only one."""
+    """Both features, or zeros instead of the modality that is left out: the same network then knows only one."""
     if modalities == "audio":
         return torch.zeros_like(visual), audio
     if modalities == "visual":

@@ -105,7 +105,7 @@ class Localization:
         if not known or not (
             isinstance(threshold, float) or localize == "authors" or RULES[localize].threshold is not None
         ):
-            raise ValueError(f"holds no way to find a clip's event segments ({localize!r}, threshold {threshold!r})")
+            raise ValueError(f"holds no localization that is known here ({localize!r}, threshold {threshold!r})")
         localization = cls(network, localize)
         if isinstance(threshold, float):
             localization.threshold, localization.chooses = threshold, False
@@ -147,7 +147,7 @@ class Localization:
         score = self._scores(explanation, prediction.category)
         if self.rule.score:
             probability = score
-        else:  # activations are logits; a clip called background has no event anywhere
+        else:  # activations are logits; a clip called background has no event
             probability = (score - self.threshold).sigmoid() * (prediction.category != background).unsqueeze(1)
         # The shares of the categories stay the network's own.
         share = prediction.category_probability / _positive(prediction.event_probability).unsqueeze(2)

@@ -42,18 +42,12 @@ class NetworkSettings(Settings):
 
 
 class CMBSSettings(NetworkSettings):
-    """What both CMBS networks have. The keys up to `beta`, and `categories`, are those of the authors' JSON files."""
+    """What both CMBS networks have. The sizes, `alpha`, `gamma` and `beta` are the keys of the authors' JSON files."""
 
     video_inputdim: Annotated[Width, Field(multiple_of=4)] = 512
     """Dv: channels of a visual grid cell."""
     d_model: Annotated[Width, Field(multiple_of=4)] = 256
     """Width of everything after the attention."""
-    alpha: Fraction
-    """Strength of time-level suppression."""
-    gamma: Strength
-    """Strength of event-level suppression."""
-    beta: Strength
-    """Strength of the global visual gate in the attention; 0 leaves the global vector and its weights out."""
     self_attention: bool = True
     """Self-attention over the grid's cells; false leaves it and its weights out."""
     time_level: bool = True
@@ -88,9 +82,13 @@ class SupervisedCMBSSettings(CMBSSettings):
     """The fully supervised CMBS network."""
 
     name: Literal["supv_main_model"]
+    """Which network: this one."""
     alpha: Fraction = 0.1
+    """Strength of time-level suppression."""
     gamma: Strength = 0.3
+    """Strength of event-level suppression."""
     beta: Strength = 0.4
+    """Strength of the global visual gate in the attention; 0 leaves the global vector and its weights out."""
     quirks: SupervisedQuirks = SupervisedQuirks()
     """What the authors' code does otherwise than their paper says."""
 
@@ -99,9 +97,13 @@ class WeakCMBSSettings(CMBSSettings):
     """The weakly supervised CMBS network."""
 
     name: Literal["weak_main_model"]
+    """Which network: this one."""
     alpha: Fraction = 0.2
+    """Strength of time-level suppression."""
     gamma: Strength = 0.5
+    """Strength of event-level suppression."""
     beta: Strength = 0.5
+    """Strength of the global visual gate in the attention; 0 leaves the global vector and its weights out."""
     quirks: WeakQuirks = WeakQuirks()
     """What the authors' code does otherwise than their paper says."""
 

@@ -2,7 +2,7 @@
 
 A released checkpoint is the state_dict of the network inside nn.DataParallel (hence "module."). It also holds tensors
 that the network never uses, which are not part of our networks. Loading skips exactly those; exporting writes neutral
-values (norm weights 1, all else 0) in their places.
+values (norm weights 1, all else 0) instead of them.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def test_what_a_checkpoint_remembers(state):
     ],
 )
 def test_what_no_checkpoint_can_remember(state):
-    with pytest.raises(ValueError, match="holds no way"):
+    with pytest.raises(ValueError, match="holds no localization"):
         Localization.of_state(WeaklySupervisedCMBS, state)
 
 

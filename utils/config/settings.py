@@ -119,9 +119,9 @@ class Config(Settings):
     @model_validator(mode="before")
     @classmethod
     def _recipe(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+        if not isinstance(values, dict):
             return values
-        network, train = settings_class(values["model"]), values.get("train", {})
+        network, train = settings_class(values.get("model")), values.get("train", {})
         recipe = next((_TRAIN[n.supervision] for n in NETWORKS.values() if n.settings is network), {})
         return {**values, "train": {**recipe, **train}} if isinstance(train, dict) else values
 

@@ -7,6 +7,7 @@ import json
 import pytest
 from conftest import ROOT
 
+from model import network_settings
 from utils.base.errors import UserError
 from utils.config import files as config_files
 from utils.config.settings import SUPERVISED, WEAK
@@ -128,3 +129,9 @@ def test_a_switch_that_the_network_does_not_have():
         config_files.build({"model": {"name": WEAK, "quirks": {"gate_as_logit": False}}}, "a config")
     assert "unknown key 'model.quirks.gate_as_logit'" in str(error.value)
     assert "of weak_main_model has scale_input, own_gate, probs_as_logits" in str(error.value)
+
+
+def test_a_config_is_made_of_a_networks_settings_too():
+    """Not only of JSON: the recipe is the network's all the same."""
+    settings = network_settings({"name": WEAK})
+    assert config_files.build({"model": settings}, "settings") == config_files.build({"model": {"name": WEAK}}, "JSON")
