@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.attention import AudioGuidedAttention
 from model.dropout import Dropout
-from model.interface import Explanation, Network, Prediction, correct, spread_category
+from model.interface import Explanation, Network, Prediction, correct, predict_events, spread_category
 from model.losses import SupervisedLoss, WeakLoss
 from model.relation import AudioVisualFusion, CrossModalRelation
 from model.settings import SupervisedCMBSSettings, WeakCMBSSettings
@@ -145,19 +145,8 @@ class SupervisedCMBS(nn.Module):
     def predict(
         output: SupervisedOutput | SupervisedOutputAsWritten, explanation: Explanation | None = None
     ) -> Prediction:
-        """A segment is background where sigma(event_logit) <= 0.5, else it has the clip's best category.
-
-        category_probability[b, t, c] = sigma(event_logits[b, t]) * softmax(category_logits[b])[c].
-        """
-        category = output.category_logits.argmax(1)
-        event_probability = output.event_logits.sigmoid()
-        background = output.category_logits.shape[1]
-        return Prediction(
-            spread_category(category, event_probability > 0.5, background),
-            category,
-            event_probability,
-            event_probability.unsqueeze(2) * output.category_logits.softmax(1).unsqueeze(1),
-        )
+        """A segment is background where sigma(event_logit) <= 0.5, else it has the clip's best category."""
+        return predict_events(output.event_logits, output.category_logits, background=output.category_logits.shape[1])
 
 
 class WeaklySupervisedCMBS(nn.Module):

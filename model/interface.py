@@ -69,6 +69,26 @@ def spread_category(category: Tensor, is_event: Tensor, background: int) -> Tens
     return torch.where(is_event, category.unsqueeze(1), background)
 
 
+def predict_events(event_logits: Tensor, category_logits: Tensor, background: int) -> Prediction:
+    """A segment is background where sigma(event_logit) <= 0.5, else it has its clip's best category.
+
+    category_probability[b, t, c] = sigma(event_logits[b, t]) * softmax(category_logits[b])[c].
+
+    Args:
+        event_logits: [B, T].
+        category_logits: [B, C], or [B, C+1] where the clip may be background as a whole; the softmax is over all.
+        background: its index, C.
+    """
+    category = category_logits.argmax(1)
+    event_probability = event_logits.sigmoid()
+    return Prediction(
+        spread_category(category, event_probability > 0.5, background),
+        category,
+        event_probability,
+        event_probability.unsqueeze(2) * category_logits.softmax(1)[:, None, :background],
+    )
+
+
 def begin_epoch(network: nn.Module, epoch: int, n_epoch: int) -> None:
     """Tell a network whose computation depends on the epoch that `epoch` (from 1) of `n_epoch` begins."""
     if hasattr(network, "begin_epoch"):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.settings import SupervisedCMBSSettings, WeakCMBSSettings
+from model.settings import NetworkSettings, SupervisedCMBSSettings, WeakCMBSSettings
 from model.suppression import strongest_gated_logits
 
 if TYPE_CHECKING:
@@ -36,6 +36,39 @@ def with_total(terms: dict[str, Tensor], weights: Mapping[str, float]) -> dict[s
     return {**terms, "total": sum(weights[name] * term for name, term in terms.items())}
 
 
+def event_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What one-hot labels [B, T, C+1] say: y [B, T], 1 in event segments and 0 elsewhere, and the clip's category [B].
+
+    The category is the largest index of any event in the clip, as the authors have it, and 0 in a clip without one.
+    """
+    is_event, category = labels[..., :-1].max(-1)
+    return is_event, category.max(1).values
+
+
+class EventLoss(nn.Module):
+    """BCE(event_logits, y) + CE(category_logits, c), for any output with these two; y and c are `event_targets`.
+
+    Args:
+        weights: of the terms "event" and "category" in the total, 1 where not named; 0 leaves a term out. Raises
+            ValueError for another name.
+
+    Returns scalars "event", "category" and "total", each a mean over the batch.
+    """
+
+    def __init__(self, settings: NetworkSettings, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.weights = weights_of(("event", "category"), weights)
+
+    def forward(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
+        event_logits, category_logits = map(at_least_float32, (output.event_logits, output.category_logits))
+        is_event, clip_category = event_targets(labels)
+        terms = {
+            "event": F.binary_cross_entropy_with_logits(event_logits, is_event.to(event_logits.dtype)),
+            "category": F.cross_entropy(category_logits, clip_category),
+        }
+        return with_total(terms, self.weights)
+
+
 class SupervisedLoss(nn.Module):
     """BCE(event_logits, y) + BCE(gate, y) + CE(category_logits, c) + CE(av_category_logits, c).
 
@@ -50,52 +83,70 @@ class SupervisedLoss(nn.Module):
     and "total", each a mean over the batch; the terms are unweighted, the total is weighted.
     """
 
+    names: tuple[str, ...] = ("event", "gate", "category", "av_category")
+
     def __init__(self, settings: SupervisedCMBSSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
         self.gate_as_logit = settings.quirks.gate_as_logit
         absent = [] if settings.time_level else ["gate"]
         absent += [] if settings.event_level else ["av_category"]
-        self.weights = weights_of(("event", "gate", "category", "av_category"), weights, absent)
+        self.weights = weights_of(self.names, weights, absent)
 
     def forward(self, output: SupervisedOutput | SupervisedOutputAsWritten, labels: Tensor) -> dict[str, Tensor]:
-        event_logits, category_logits, gate, av_category_logits, *gate_logits = map(_at_least_float32, output)
-        is_event, category = labels[..., :-1].max(-1)
-        is_event, clip_category = is_event.to(event_logits.dtype), category.max(1).values
+        return with_total(self.terms(output, labels), self.weights)
+
+    def terms(self, output: SupervisedOutput | SupervisedOutputAsWritten, labels: Tensor) -> dict[str, Tensor]:
+        """The terms, unweighted; one of weight 0 may be among them."""
+        is_event, clip_category = event_targets(labels)
+        event_logits = at_least_float32(output.event_logits)
+        is_event = is_event.to(event_logits.dtype)
         terms = {"event": F.binary_cross_entropy_with_logits(event_logits, is_event)}
         if self.weights["gate"]:
             if self.gate_as_logit:  # quirk: the gate is a probability already and still goes through BCE *with logits*
-                terms["gate"] = F.binary_cross_entropy_with_logits(gate, is_event)
+                terms["gate"] = F.binary_cross_entropy_with_logits(at_least_float32(output.gate), is_event)
             else:
+                gate_logits = map(at_least_float32, (output.audio_gate_logits, output.visual_gate_logits))
                 terms["gate"] = product_cross_entropy(*gate_logits, is_event)
-        terms["category"] = F.cross_entropy(category_logits, clip_category)
-        terms["av_category"] = F.cross_entropy(av_category_logits, clip_category)
-        return with_total(terms, self.weights)
+        terms["category"] = F.cross_entropy(at_least_float32(output.category_logits), clip_category)
+        terms["av_category"] = F.cross_entropy(at_least_float32(output.av_category_logits), clip_category)
+        return terms
 
 
-class WeakLoss(nn.Module):
+class ClipLoss(nn.Module):
     """MultiLabelSoftMarginLoss(category_probs, clip label). Labels are [B, C+1] one-hot, background last.
 
     Returns scalars "category" and "total", each a mean over the batch.
 
-    Quirk: the loss expects logits, and the authors hand it probabilities. Without it, it is handed the logits that
-    the probabilities are the softmax of.
+    Quirk: the loss expects logits, and the authors hand it probabilities.
 
     Args:
         weights: of the only term, "category". Raises ValueError for another name.
     """
 
-    def __init__(self, settings: WeakCMBSSettings, weights: Mapping[str, float]) -> None:
+    def __init__(self, settings: NetworkSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
-        self.probs_as_logits = settings.quirks.probs_as_logits
         self.weights = weights_of(("category",), weights)
 
-    def forward(self, output: WeakOutput, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.logits(output)
+        return with_total({"category": F.multilabel_soft_margin_loss(logits, labels.to(logits.dtype))}, self.weights)
+
+    def logits(self, output: Any) -> Tensor:
+        """What the loss takes for logits, [B, C+1]."""
+        return at_least_float32(output.category_probs)
+
+
+class WeakLoss(ClipLoss):
+    """The same, unless the quirk is off: then of the logits that the probabilities are the softmax of."""
+
+    def __init__(self, settings: WeakCMBSSettings, weights: Mapping[str, float]) -> None:
+        super().__init__(settings, weights)
+        self.probs_as_logits = settings.quirks.probs_as_logits
+
+    def logits(self, output: WeakOutput) -> Tensor:
         if self.probs_as_logits:
-            logits = _at_least_float32(output.category_probs)
-        else:
-            logits = strongest_gated_logits(*map(_at_least_float32, (output.gate, output.category_logits)))
-        category = F.multilabel_soft_margin_loss(logits, labels.to(logits.dtype))
-        return with_total({"category": category}, self.weights)
+            return super().logits(output)
+        return strongest_gated_logits(*map(at_least_float32, (output.gate, output.category_logits)))
 
 
 def product_cross_entropy(x: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -109,6 +160,6 @@ def product_cross_entropy(x: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return -(target * (log_x + log_y) + (1 - target) * log_other).mean()
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Losses of an autocast network are taken in float32: bfloat16 has 3 digits."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

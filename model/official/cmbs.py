@@ -9,8 +9,8 @@ from __future__ import annotations
 from model.cmbs import SupervisedCMBS, WeaklySupervisedCMBS
 from model.official.format import Format
 
-# Authors' beginning of a key -> ours, for what both networks have.
-_COMMON = {
+# Authors' beginning of a key -> ours, for what CMRAN and CACE-Net have too.
+ATTENTION = {
     "spatial_channel_att.affine_video_1.": "attention.channel_visual.",
     "spatial_channel_att.affine_audio_1.": "attention.channel_audio.",
     "spatial_channel_att.affine_bottleneck.": "attention.channel_squeeze.",
@@ -18,13 +18,8 @@ _COMMON = {
     "spatial_channel_att.affine_video_2.": "attention.spatial_visual.",
     "spatial_channel_att.affine_audio_2.": "attention.spatial_audio.",
     "spatial_channel_att.affine_v_s_att.": "attention.spatial_score.",
-    "spatial_channel_att.video_query.": "attention.query.",
-    "spatial_channel_att.video_key.": "attention.key.",
-    "spatial_channel_att.video_value.": "attention.value.",
-    "spatial_channel_att.affine_video_ave.": "attention.global_mean.",
-    "spatial_channel_att.affine_video_3.": "attention.global_cell.",
-    "spatial_channel_att.ave_v_att.": "attention.global_score.",
-    "spatial_channel_att.norm.": "attention.norm.",
+}
+ENCODERS = {
     "v_fc.": "visual_projection.",
     "video_encoder.encoder.": "visual_encoder.encoder.",
     "video_encoder.affine_matrix.": "visual_encoder.projection.",
@@ -36,6 +31,22 @@ _COMMON = {
     "audio_decoder.decoder.layers.0.multihead_attn.": "audio_relation.attention.",
     "audio_decoder.decoder.layers.0.": "audio_relation.",
     "audio_decoder.affine_matrix.": "audio_relation.projection.",
+}
+CLASSIFIERS = {
+    "localize_module.classifier.": "event_classifier.",
+    "localize_module.event_classifier.": "category_classifier.",
+}
+# For what both CMBS networks have.
+_COMMON = {
+    **ATTENTION,
+    **ENCODERS,
+    "spatial_channel_att.video_query.": "attention.query.",
+    "spatial_channel_att.video_key.": "attention.key.",
+    "spatial_channel_att.video_value.": "attention.value.",
+    "spatial_channel_att.affine_video_ave.": "attention.global_mean.",
+    "spatial_channel_att.affine_video_3.": "attention.global_cell.",
+    "spatial_channel_att.ave_v_att.": "attention.global_score.",
+    "spatial_channel_att.norm.": "attention.norm.",
     "AVInter.video_multihead.": "fusion.visual_interaction.attention.",
     "AVInter.norm1.": "fusion.visual_interaction.norm.",
     "VAInter.video_multihead.": "fusion.audio_interaction.attention.",
@@ -43,15 +54,16 @@ _COMMON = {
     "audio_cas.": "audio_activation.classifier.",
     "video_cas.": "visual_activation.classifier.",
 }
-_SUPERVISED = _COMMON | {
+SUPERVISED = {
+    **_COMMON,
+    **CLASSIFIERS,
     "audio_visual_rnn_layer.audio_rnn.": "lstm.audio.",
     "audio_visual_rnn_layer.visual_rnn.": "lstm.visual.",
     "audio_gated.0.": "audio_gate.score.",
     "video_gated.0.": "visual_gate.score.",
-    "localize_module.classifier.": "event_classifier.",
-    "localize_module.event_classifier.": "category_classifier.",
 }
-_WEAK = _COMMON | {
+_WEAK = {
+    **_COMMON,
     # Quirk: the authors' weak `audio_gated` reads the visual features and `video_gated` the audio features.
     "audio_gated.0.": "visual_gate.score.",
     "video_gated.0.": "audio_gate.score.",
@@ -59,7 +71,7 @@ _WEAK = _COMMON | {
 }
 
 # Authors' beginning, of what their network never uses -> the used one whose tensors have the same names and shapes.
-_UNUSED_COMMON = {"spatial_channel_att.ave_bottleneck.": "spatial_channel_att.affine_video_ave."} | {
+UNUSED_IN_ENCODERS = {
     unused: used
     for modality in ("video", "audio")
     for unused, used in {
@@ -69,10 +81,9 @@ _UNUSED_COMMON = {"spatial_channel_att.ave_bottleneck.": "spatial_channel_att.af
         f"{modality}_decoder.decoder_layer.": f"{modality}_decoder.decoder.layers.0.",
     }.items()
 }
-_UNUSED_SUPERVISED = _UNUSED_COMMON | {"video_norm.": "AVInter.norm1.", "audio_norm.": "AVInter.norm1."}
-_UNUSED_WEAK = _UNUSED_COMMON | {"classifier.": "audio_gated.0."}
+UNUSED = {**UNUSED_IN_ENCODERS, "spatial_channel_att.ave_bottleneck.": "spatial_channel_att.affine_video_ave."}
 
 FORMATS = {
-    SupervisedCMBS: Format(_SUPERVISED, _UNUSED_SUPERVISED),
-    WeaklySupervisedCMBS: Format(_WEAK, _UNUSED_WEAK, convolutions=("CAS_model.",)),
+    SupervisedCMBS: Format(SUPERVISED, {**UNUSED, "video_norm.": "AVInter.norm1.", "audio_norm.": "AVInter.norm1."}),
+    WeaklySupervisedCMBS: Format(_WEAK, {**UNUSED, "classifier.": "audio_gated.0."}, convolutions=("CAS_model.",)),
 }

@@ -17,11 +17,13 @@ class Format(NamedTuple):
     used: authors' beginning -> ours, together for every tensor of our network.
     unused: authors' beginning, of tensors that their network never uses -> the used one whose tensors have the same
         names and shapes.
+    unused_shapes: authors' key, of tensors never used that are like no used one -> its shape, at the authors' sizes.
     convolutions: those of `used` whose weights are a 1x1 convolution's there, and a linear layer's, their equal, here.
     """
 
     used: Mapping[str, str]
     unused: Mapping[str, str]
+    unused_shapes: Mapping[str, tuple[int, ...]] = {}
     convolutions: tuple[str, ...] = ()
 
     def load(self, network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
@@ -86,7 +88,7 @@ class Format(NamedTuple):
         for key, shape in used.items():
             if key.startswith(self.convolutions):
                 used[key] = torch.Size((*shape, 1))
-        unused: dict[str, torch.Size] = {}
+        unused = {key: torch.Size(shape) for key, shape in self.unused_shapes.items()}
         for template, like in self.unused.items():
             for key, shape in used.items():
                 if key.startswith(like) and not key.startswith(f"{like}affine"):

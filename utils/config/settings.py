@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
-from model import NETWORKS, build_loss, settings_class, validated_settings
+from model import NETWORKS, build_loss, validated_settings
 from model.localization import RULES, check_rule
 from model.settings import NetworkSettings, PositiveInt, Settings, Strength, Width
 
@@ -121,8 +121,9 @@ class Config(Settings):
     def _recipe(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        network, train = settings_class(values.get("model")), values.get("train", {})
-        recipe = next((_TRAIN[n.supervision] for n in NETWORKS.values() if n.settings is network), {})
+        model, train = values.get("model"), values.get("train", {})
+        name = model.get("name") if isinstance(model, dict) else getattr(model, "name", None)
+        recipe = _TRAIN[NETWORKS[name].supervision] if isinstance(name, str) and name in NETWORKS else {}
         return {**values, "train": {**recipe, **train}} if isinstance(train, dict) else values
 
     @model_validator(mode="after")
