@@ -108,6 +108,16 @@ class WeakCMBSSettings(CMBSSettings):
     """What the authors' code does otherwise than their paper says."""
 
 
+class CMRANSettings(NetworkSettings):
+    """The CMRAN networks, of either supervision."""
+
+    name: Literal["cmran_supv", "cmran_weak"]
+    video_inputdim: Annotated[Width, Field(multiple_of=2)] = 512
+    """Dv: channels of a visual grid cell."""
+    d_model: Annotated[Width, Field(multiple_of=4)] = 256
+    """Width of everything after the attention."""
+
+
 def first_problem(error: ValidationError, root: type[BaseModel], **narrower: type[BaseModel]) -> str:
     """The first problem that pydantic found, in a line: which key, what is wrong with it, which key was meant.
 

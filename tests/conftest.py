@@ -87,22 +87,25 @@ def golden_random(tag: str, salt: int = 0) -> np.random.RandomState:
     return np.random.RandomState((zlib.crc32(tag.encode()) + salt) % 2**32)
 
 
-def official_keys(setting: str) -> list[tuple[str, tuple[int, ...], bool]]:
-    """Every tensor of an authors' checkpoint ("supv" or "weak"): key, shape, whether their network uses it."""
-    lines = (GOLDEN / f"official_{setting}_state_dict.tsv").read_text().splitlines()[1:]
-    rows = (line.split("\t") for line in lines)
+def official_keys(name: str) -> list[tuple[str, tuple[int, ...], bool]]:
+    """Every tensor of an authors' checkpoint: key without "module.", shape, whether their network uses it.
+
+    `name` is "supv" or "weak" for CMBS, or another network's name.
+    """
+    file = f"official_{name}" if name in ("supv", "weak") else name
+    lines = (GOLDEN / f"{file}_state_dict.tsv").read_text().splitlines()[1:]
+    rows = (line.removeprefix("module.").split("\t") for line in lines)
     return [(key, tuple(int(n) for n in shape.split("x")), used == "yes") for key, shape, used in rows]
 
 
-def official_state_dict(setting: str, salt: int = 0) -> dict[str, torch.Tensor]:
+def official_state_dict(name: str, salt: int = 0) -> dict[str, torch.Tensor]:
     """An authors' checkpoint with the weights of the golden numbers' recipe, float64."""
     state = {}
-    for key, shape, _ in official_keys(setting):
-        name = key.removeprefix("module.")
-        weight = golden_random("weight:" + name, salt).standard_normal(shape)
+    for key, shape, _ in official_keys(name):
+        weight = golden_random("weight:" + key, salt).standard_normal(shape)
         if len(shape) >= 2:
             weight /= np.sqrt(shape[1])
-        elif "norm" in name.split(".")[-2] and name.endswith("weight"):
+        elif "norm" in key.split(".")[-2] and key.endswith("weight"):
             weight = 1 + 0.1 * weight
         else:
             weight = 0.1 * weight
