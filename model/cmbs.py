@@ -73,7 +73,7 @@ class SupervisedCMBS(nn.Module):
         self.attention = AudioGuidedAttention(
             visual_dim, audio_dim, settings.beta, settings.self_attention, settings.quirks.scale_input
         )
-        self.lstm = AudioVisualLSTM(audio_dim, visual_dim, d)
+        self.lstm = AudioVisualLSTM(audio_dim, visual_dim, d, 2 * d)
         self.visual_encoder = TemporalEncoder(2 * d, d, feedforward=1024)
         self.audio_encoder = TemporalEncoder(d, d, feedforward=1024)
         self.visual_relation = CrossModalRelation(2 * d, d)

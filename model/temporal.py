@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class AudioVisualLSTM(nn.Module):
-    """A one-layer bidirectional LSTM for each modality (supervised network only).
+    """A one-layer bidirectional LSTM for each modality, half of its width a direction.
 
-    audio [B, T, Da] -> [B, T, d] (d/2 a direction); visual [B, T, Dv] -> [B, T, 2d] (d a direction).
+    audio [B, T, Da] -> [B, T, audio_width]; visual [B, T, Dv] -> [B, T, visual_width].
     """
 
-    def __init__(self, audio_dim: int, visual_dim: int, d_model: int) -> None:
+    def __init__(self, audio_dim: int, visual_dim: int, audio_width: int, visual_width: int) -> None:
         super().__init__()
-        self.audio = nn.LSTM(audio_dim, d_model // 2, batch_first=True, bidirectional=True)
-        self.visual = nn.LSTM(visual_dim, d_model, batch_first=True, bidirectional=True)
+        self.audio = nn.LSTM(audio_dim, audio_width // 2, batch_first=True, bidirectional=True)
+        self.visual = nn.LSTM(visual_dim, visual_width // 2, batch_first=True, bidirectional=True)
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
         if audio.device.type == "cuda":
