@@ -89,6 +89,24 @@ def predict_events(event_logits: Tensor, category_logits: Tensor, background: in
     )
 
 
+def best_column(logits: Tensor, category: Tensor | None = None) -> Prediction:
+    """The rule of networks that give each segment logits [B, T, C+1], background last: each has its best column.
+
+    event_probability compares the best category with the background alone, sigma(best category's logit - background's),
+    so that it is above 0.5 just where the segment is an event. category_probability is the share of it that the
+    softmax over the C categories gives.
+
+    Args:
+        category: of the clips, [B]; None: the one of the highest category_probability, summed over the segments.
+    """
+    categories, background = logits[..., :-1], logits[..., -1]
+    event_probability = (categories.amax(2) - background).sigmoid()
+    category_probability = event_probability.unsqueeze(2) * categories.softmax(2)
+    if category is None:
+        category = category_probability.sum(1).argmax(1)
+    return Prediction(logits.argmax(2), category, event_probability, category_probability)
+
+
 def begin_epoch(network: nn.Module, epoch: int, n_epoch: int) -> None:
     """Tell a network whose computation depends on the epoch that `epoch` (from 1) of `n_epoch` begins."""
     if hasattr(network, "begin_epoch"):

@@ -118,6 +118,54 @@ class CMRANSettings(NetworkSettings):
     """Width of everything after the attention."""
 
 
+class OneSizeSettings(NetworkSettings):
+    """What the networks have that are made for one size of clips: AVEL, PSP and CPSP."""
+
+    d_model: Annotated[Width, Field(multiple_of=4)] = 256
+    """Width of everything after the attention."""
+    grid: list[PositiveInt] = Field([7, 7], min_length=2, max_length=2)
+    """H and W: cells of the visual features' grid; the attention has weights for each cell."""
+    segments: PositiveInt = 10
+    """T: segments of a clip."""
+
+
+class SupervisedAVELSettings(OneSizeSettings):
+    """The supervised AVEL networks: modalities concatenated, or fused by the dual multimodal residual (DMRN)."""
+
+    name: Literal["avel_supv", "avel_dmrn"]
+    """Which network: one of these two."""
+
+
+class WeakAVELSettings(OneSizeSettings):
+    """The weakly supervised AVEL network."""
+
+    name: Literal["avel_weak"]
+    """Which network: this one."""
+
+
+class SupervisedPSPSettings(OneSizeSettings):
+    """The supervised PSP network."""
+
+    name: Literal["psp_supv"]
+    """Which network: this one."""
+
+
+class WeakPSPSettings(OneSizeSettings):
+    """The weakly supervised PSP network."""
+
+    name: Literal["psp_weak"]
+    """Which network: this one."""
+
+
+class CPSPSettings(OneSizeSettings):
+    """The supervised CPSP network."""
+
+    name: Literal["cpsp_supv"]
+    """Which network: this one."""
+    segment_contrast: Literal["as_coded", "rows"] = "as_coded"
+    """The contrast of a clip's segments: as the authors' code sums it, a constant without gradient, or over rows."""
+
+
 def first_problem(error: ValidationError, root: type[BaseModel], **narrower: type[BaseModel]) -> str:
     """The first problem that pydantic found, in a line: which key, what is wrong with it, which key was meant.
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from model.official import cmbs, cmran
+from model.official import avel, cmbs, cmran, psp
 from model.official.format import PREFIX, Format
 
 __all__ = ["PREFIX", "load_official", "to_official"]
 
-FORMATS: dict[type[nn.Module], Format] = {**cmbs.FORMATS, **cmran.FORMATS}
+FORMATS: dict[type[nn.Module], Format] = {**cmbs.FORMATS, **cmran.FORMATS, **avel.FORMATS, **psp.FORMATS}
 
 
 def load_official(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ class Format(NamedTuple):
         names = self._names(network)
         exported = {key: ours[name].detach().cpu().reshape(used[key]).clone() for key, name in names.items()}
         for key, shape in unused.items():
-            is_norm_weight = "norm" in key.split(".")[-2] and key.endswith(".weight")
+            is_norm_weight = re.search(r"norm[^.]*\.weight$", key) is not None
             exported[key] = torch.full(shape, 1.0 if is_norm_weight else 0.0, dtype=dtype)
         return {PREFIX + key: tensor for key, tensor in exported.items()}
 

@@ -13,7 +13,6 @@ from conftest import GOLDEN, golden_random, official_state_dict, without_dropout
 from model import NETWORKS, build_loss, build_model
 from model.official import load_official, to_official
 
-CLIPS = 4
 TOLERANCE = 1e-9  # relative
 
 
@@ -24,6 +23,8 @@ class Case(NamedTuple):
     keys: str  # for `official_keys`
     salt: int = 4
     last_is_background: bool = True  # also in the labels of segments
+    clips: int = 4
+    in_pairs: bool = False  # of two categories in turn, not of any
 
 
 WRITTEN = {
@@ -36,6 +37,9 @@ CASES = {
     "supv_written": Case({"name": "supv_main_model", "quirks": WRITTEN["supv"]}, "supv"),
     "weak_written": Case({"name": "weak_main_model", "quirks": WRITTEN["weak"]}, "weak"),
     **{name: Case({"name": name}, name) for name in ("cmran_supv", "cmran_weak")},
+    **{name: Case({"name": name}, name) for name in ("avel_supv", "avel_dmrn", "avel_weak")},
+    **{name: Case({"name": name}, name) for name in ("psp_supv", "psp_weak", "cpsp_supv")},
+    "cpsp_supv_pairs": Case({"name": "cpsp_supv"}, "cpsp_supv", clips=8, in_pairs=True),
 }
 
 
@@ -62,24 +66,54 @@ def golden(name):
 
 
 def features(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
-    visual = golden_random("visual", case.salt).standard_normal((CLIPS, 10, 7, 7, 512))
-    audio = golden_random("audio", case.salt).standard_normal((CLIPS, 10, 128))
+    visual = golden_random("visual", case.salt).standard_normal((case.clips, 10, 7, 7, 512))
+    audio = golden_random("audio", case.salt).standard_normal((case.clips, 10, 128))
     return torch.from_numpy(visual).clamp(min=0), torch.from_numpy(audio).clamp(min=0)
 
 
-def labels(case: Case) -> torch.Tensor:
-    random = golden_random("labels", case.salt)
-    category, start, end = random.randint(0, 28, CLIPS), random.randint(0, 5, CLIPS), random.randint(5, 11, CLIPS)
-    segments = np.full((CLIPS, 10), 28)
-    for clip in range(CLIPS - case.last_is_background):
+def segment_labels(case: Case) -> torch.Tensor:
+    random, clips = golden_random("labels", case.salt), case.clips
+    category, start, end = random.randint(0, 28, clips), random.randint(0, 5, clips), random.randint(5, 11, clips)
+    if case.in_pairs:
+        category = np.arange(clips) % 2
+    segments = np.full((clips, 10), 28)
+    for clip in range(clips - case.last_is_background):
         segments[clip, start[clip] : end[clip]] = category[clip]
+    return torch.from_numpy(np.eye(29)[segments])
+
+
+def labels(case: Case) -> torch.Tensor:
+    if NETWORKS[case.settings["name"]].supervision == "full":
+        return segment_labels(case)
+    category = golden_random("labels", case.salt).randint(0, 28, case.clips)
     category[-1] = 28  # the weak recipe's last clip is background
-    return torch.from_numpy(np.eye(29)[segments if NETWORKS[case.settings["name"]].supervision == "full" else category])
+    return torch.from_numpy(np.eye(29)[category])
 
 
-def deviation(ours: torch.Tensor | float, theirs: np.ndarray) -> float:
-    ours = ours.detach().numpy() if isinstance(ours, torch.Tensor) else ours
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+def deviation(ours: torch.Tensor, theirs: np.ndarray) -> float:
+    difference = np.abs(ours.detach().numpy() - theirs).max()
+    return float(difference / np.abs(theirs).max()) if difference else 0.0
+
+
+def check_gradients(network: torch.nn.Module, probes: dict[str, np.ndarray], salt: int) -> None:
+    """The gradients of a network, by the authors' keys: probe and norm of each."""
+    with torch.no_grad():  # the exporter names gradients as it names weights
+        for parameter in network.parameters():
+            parameter.copy_(parameter.grad)
+    gradients = to_official(network)
+    largest = max(norm for _, norm in probes.values())
+    for key, (wanted_probe, wanted_norm) in probes.items():
+        gradient = gradients[f"module.{key}"].numpy()
+        probe = (gradient * golden_random(f"probe:{key}", salt).standard_normal(gradient.shape)).sum()
+        # A key's bias has no true gradient (softmax doesn't feel it): its norm is rounding alone.
+        scale = max(wanted_norm, 1e-8 * largest)
+        assert abs(probe - wanted_probe) < TOLERANCE * scale, key
+        assert abs(np.linalg.norm(gradient) - wanted_norm) < TOLERANCE * scale, key
+    assert len(probes) > 0.9 * len(list(network.parameters()))
+
+
+def probes_of(golden) -> dict[str, np.ndarray]:
+    return {key.removeprefix("gradprobe/"): golden[key] for key in golden.files if key.startswith("gradprobe/")}
 
 
 def test_outputs(case, network, golden):
@@ -88,7 +122,6 @@ def test_outputs(case, network, golden):
     for mode in (torch.enable_grad, torch.inference_mode):  # torch's encoder has a fast path of its own without grad
         with mode():
             output = network(*features(case))
-        assert output._fields[: len(names)] == tuple(names)
         for name in names:
             assert deviation(getattr(output, name), golden[f"eval/{name}"]) < TOLERANCE, name
         if "predict" in golden:
@@ -98,24 +131,30 @@ def test_outputs(case, network, golden):
 def test_losses_and_gradients(case, network, golden):
     network = without_dropout(copy.deepcopy(network)).train()
     terms = build_loss(case.settings)(network(*features(case)), labels(case))
-    names = {key.removeprefix("loss/") for key in golden.files if key.startswith("loss/")}
-    assert set(terms) == names | ({"category"} if names == {"total"} else set())  # a single term is the total
+    names = {key.removeprefix("loss/") for key in golden.files if key.startswith("loss/")} - {"total_share"}
+    assert names <= set(terms)
+    assert len(terms) == max(len(names), 2)  # a single term is the total
     for name in names:
         assert deviation(terms[name], golden[f"loss/{name}"]) < TOLERANCE, name
-
     terms["total"].backward()
-    with torch.no_grad():  # the exporter names gradients as it names weights
-        for parameter in network.parameters():
-            parameter.copy_(parameter.grad)
-    gradients = to_official(network)
-    probed = [key.removeprefix("gradprobe/") for key in golden.files if key.startswith("gradprobe/")]
-    largest = max(golden[f"gradprobe/{key}"][1] for key in probed)
-    for key in probed:
-        gradient = gradients[f"module.{key}"].numpy()
-        probe = (gradient * golden_random(f"probe:{key}", case.salt).standard_normal(gradient.shape)).sum()
-        wanted_probe, wanted_norm = golden[f"gradprobe/{key}"]
-        # A key's bias has no true gradient (softmax doesn't feel it): its norm is rounding alone.
-        scale = max(wanted_norm, 1e-8 * largest)
-        assert abs(probe - wanted_probe) < TOLERANCE * scale, key
-        assert abs(np.linalg.norm(gradient) - wanted_norm) < TOLERANCE * scale, key
-    assert len(probed) > 100
+    check_gradients(network, probes_of(golden), case.salt)
+
+
+def test_loss_of_shares_of_segments():
+    """PSP's authors train their weak network by how much of a clip is the event, not by the clip's label."""
+    case, golden = CASES["psp_weak"], np.load(GOLDEN / "psp_weak.npz")
+    network = build_model(case.settings).double()
+    load_official(network, official_state_dict("psp_weak", case.salt))
+    network = without_dropout(network).train()
+    terms = build_loss(case.settings)(network(*features(case)), segment_labels(case).mean(1))
+    assert deviation(terms["total"], golden["loss/total_share"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["cpsp_supv", "cpsp_supv_pairs"], scope="module")
+def test_contrast_over_rows(name, case, network, golden):
+    network = without_dropout(copy.deepcopy(network)).train()
+    terms = build_loss({**case.settings, "segment_contrast": "rows"})(network(*features(case)), labels(case))
+    for term in ("segment_contrast", "total"):
+        assert deviation(terms[term], golden[f"rows/{term}"]) < TOLERANCE, term
+    terms["total"].backward()
+    check_gradients(network, dict(zip(probes_of(golden), golden["rows/gradprobe"], strict=True)), case.salt)

@@ -1,0 +1,182 @@
+"""AVEL (Tian et al., ECCV 2018): audio-guided attention, an LSTM for each modality, a class for each segment.
+
+`SupervisedAVEL`, the same with dual multimodal residual fusion (`SupervisedDMRN`), and `WeaklySupervisedAVEL`. They
+read visual [B, T, H, W, Dv] and audio [B, T, Da] features of the T, H and W that their settings name, for any B >= 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.avga import AudioGuidedVisualAttention, start_xavier
+from model.interface import Explanation, Network, Prediction, best_column, correct
+from model.losses import ClipLoss, at_least_float32, weights_of, with_total
+from model.settings import SupervisedAVELSettings, WeakAVELSettings
+from model.temporal import AudioVisualLSTM
+
+
+class SupervisedAVELOutput(NamedTuple):
+    """What the supervised networks say of B clips of T segments; the last of the C+1 columns is background."""
+
+    segment_probs: Tensor  # [B, T, C+1]: softmax over the columns
+
+
+class WeakAVELOutput(NamedTuple):
+    """What the weakly supervised network says of B clips; the last of the C+1 columns is background."""
+
+    segment_logits: Tensor  # [B, T, C+1]
+    category_probs: Tensor  # [B, C+1]: softmax of each column's strongest segment
+
+
+class Sequences(nn.Module):
+    """Features -> audio h_a and visual h_v, both [B, T, d], and the attention [B, T, H, W].
+
+    v = AVGA(a, X); h_a = LSTM(a), h_v = LSTM(v), bidirectional, d/2 a direction.
+    """
+
+    def __init__(self, settings: SupervisedAVELSettings | WeakAVELSettings, xavier: bool = True) -> None:
+        super().__init__()
+        d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
+        self.attention = AudioGuidedVisualAttention(visual_dim, audio_dim, settings.grid, settings.segments, xavier)
+        self.lstm = AudioVisualLSTM(audio_dim, visual_dim, d, d)
+
+    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attended, attention = self.attention(visual, audio)
+        return *self.lstm(audio, attended), attention
+
+
+class Concatenation(nn.Module):
+    """Audio and visual [B, T, d] -> logits [B, T, columns]: L2 relu(L1 relu([h_a ; h_v]))."""
+
+    def __init__(self, d_model: int, columns: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(2 * d_model, d_model // 4)  # L1
+        self.classifier = nn.Linear(d_model // 4, columns)  # L2
+        start_xavier(self.children())
+
+    def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
+        return self.classifier(self.hidden(torch.cat([audio, visual], dim=2).relu()).relu())
+
+
+class DualMultimodalResidual(nn.Module):
+    """Audio and visual [B, T, d] -> logits [B, T, columns], by the dual multimodal residual fusion (DMRN).
+
+    m = (U_v(h_v) + U_a(h_a)) / 2; v' = tanh(h_a + m), a' = tanh(h_v + m); L2((v' + a') / 2).
+    """
+
+    def __init__(self, d_model: int, columns: int) -> None:
+        super().__init__()
+        self.visual = nn.Sequential(nn.Linear(d_model, d_model), nn.Tanh(), nn.Linear(d_model, d_model))  # U_v
+        self.audio = nn.Sequential(nn.Linear(d_model, d_model), nn.Tanh(), nn.Linear(d_model, d_model))  # U_a
+        self.classifier = nn.Linear(d_model, columns)  # L2
+        start_xavier([self.classifier])
+
+    def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
+        merged = (self.visual(visual) + self.audio(audio)) / 2
+        # Quirk: in the authors' code each modality's residual is added to the other; without effect on their mean.
+        visual, audio = (audio + merged).tanh(), (visual + merged).tanh()
+        return self.classifier((visual + audio) / 2)
+
+
+class SupervisedAVEL(nn.Module):
+    """The supervised network, its modalities concatenated.
+
+    Its explanation has no scores, and the activation `fused`, the logits of C+1 columns.
+    """
+
+    prediction_rule = "the best of all columns, background among them, in every segment"
+    event_threshold = 0.5
+    correct = staticmethod(correct)
+    fusion_class: type[nn.Module] = Concatenation
+    xavier_attention = True
+
+    def __init__(self, settings: SupervisedAVELSettings) -> None:
+        super().__init__()
+        self.sequences = Sequences(settings, self.xavier_attention)
+        self.fusion = self.fusion_class(settings.d_model, settings.categories + 1)
+
+    def forward(self, visual: Tensor, audio: Tensor) -> SupervisedAVELOutput:
+        return self.explain(visual, audio)[0]
+
+    def explain(self, visual: Tensor, audio: Tensor) -> tuple[SupervisedAVELOutput, Explanation]:
+        *sequences, attention = self.sequences(visual, audio)
+        logits = self.fusion(*sequences)
+        return SupervisedAVELOutput(logits.softmax(2)), Explanation(attention, {}, {"fused": logits})
+
+    @staticmethod
+    def predict(output: SupervisedAVELOutput, explanation: Explanation | None = None) -> Prediction:
+        """Each segment has the best of its C+1 columns; probabilities as `model.interface.best_column` has them."""
+        tiny = torch.finfo(output.segment_probs.dtype).tiny
+        return best_column(output.segment_probs.clamp_min(tiny).log())
+
+
+class SupervisedDMRN(SupervisedAVEL):
+    """The supervised network, its modalities fused by `DualMultimodalResidual`; all else is the same.
+
+    The published weights were fine-tuned from `SupervisedAVEL` by a procedure that is not published.
+    """
+
+    fusion_class = DualMultimodalResidual
+    xavier_attention = False
+
+
+class WeaklySupervisedAVEL(nn.Module):
+    """The weakly supervised network: the supervised one, and a clip's probabilities from its strongest segments.
+
+    Its explanation has no scores, and the activation `fused`, the logits of C+1 columns.
+    """
+
+    prediction_rule = SupervisedAVEL.prediction_rule
+    event_threshold = 0.5
+    correct = staticmethod(correct)
+
+    def __init__(self, settings: WeakAVELSettings) -> None:
+        super().__init__()
+        self.sequences = Sequences(settings)
+        self.fusion = Concatenation(settings.d_model, settings.categories + 1)
+
+    def forward(self, visual: Tensor, audio: Tensor) -> WeakAVELOutput:
+        return self.explain(visual, audio)[0]
+
+    def explain(self, visual: Tensor, audio: Tensor) -> tuple[WeakAVELOutput, Explanation]:
+        *sequences, attention = self.sequences(visual, audio)
+        logits = self.fusion(*sequences)
+        output = WeakAVELOutput(logits, logits.amax(1).softmax(1))
+        return output, Explanation(attention, {}, {"fused": logits})
+
+    @staticmethod
+    def predict(output: WeakAVELOutput, explanation: Explanation | None = None) -> Prediction:
+        """Each segment has the best of its own C+1 columns, whatever its clip's category; see `best_column`."""
+        return best_column(output.segment_logits, category=output.category_probs.argmax(1))
+
+
+class SupervisedAVELLoss(nn.Module):
+    """MultiLabelSoftMarginLoss(segment_probs, labels). Labels are [B, T, C+1] one-hot, background last.
+
+    Returns scalars "segment" and "total", each a mean over everything.
+
+    Args:
+        weights: of the only term, "segment". Raises ValueError for another name.
+    """
+
+    def __init__(self, settings: SupervisedAVELSettings, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.weights = weights_of(("segment",), weights)
+
+    def forward(self, output: SupervisedAVELOutput, labels: Tensor) -> dict[str, Tensor]:
+        probs = at_least_float32(output.segment_probs).flatten(0, 1)
+        # Quirk: the loss expects logits, and the authors hand it probabilities.
+        segment = F.multilabel_soft_margin_loss(probs, labels.flatten(0, 1).to(probs.dtype))
+        return with_total({"segment": segment}, self.weights)
+
+
+NETWORKS = {
+    "avel_supv": Network(SupervisedAVELSettings, SupervisedAVEL, SupervisedAVELLoss, supervision="full"),
+    "avel_dmrn": Network(SupervisedAVELSettings, SupervisedDMRN, SupervisedAVELLoss, supervision="full"),
+    "avel_weak": Network(WeakAVELSettings, WeaklySupervisedAVEL, ClipLoss, supervision="weak"),
+}
