@@ -72,6 +72,26 @@ def tiny_config(tiny_data: Path, tmp_path: Path):
     return write
 
 
+@pytest.fixture
+def unprivileged(tmp_path: Path):
+    """Let permissions hold in this test and its folder, even where root runs it."""
+    if os.geteuid() != 0:
+        yield
+        return
+    nobody = 65534
+    modes = {folder: folder.stat().st_mode for folder in tmp_path.parents[:2]}
+    for folder in modes:
+        folder.chmod(0o755)
+    os.chown(tmp_path, nobody, nobody)
+    os.seteuid(nobody)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for folder, mode in modes.items():
+            folder.chmod(mode)
+
+
 def without_dropout(network: torch.nn.Module) -> torch.nn.Module:
     """The network, none of whose parts drops anything out any more."""
     for module in network.modules():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -85,30 +85,17 @@ def _readable_json(values: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(f"  {json.dumps(key)}: {text(value)}" for key, value in values.items()) + "\n}\n"
 
 
-class Stored(NamedTuple):
-    """An evaluation as its folder holds it: `metrics.json`, the lines of `predictions.jsonl`, the attention."""
-
-    metrics: dict[str, Any]
-    clips: list[dict[str, Any]]
-    attention: np.ndarray | None  # [n, T, H, W] float16, read from the file as it is used
-
-
-def read(folder: Path) -> Stored:
-    """Read what `write` wrote. Raises UserError for a folder that isn't a whole evaluation of this version."""
-    again = "evaluate again with supv_test.sh or weak_test.sh"
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """`metrics.json` of an evaluation's folder, whatever it holds. Raises UserError where there is no JSON object."""
+    path = folder / METRICS
     try:
-        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        lines = (folder / PREDICTIONS).read_text(encoding="utf-8").splitlines()
-        clips = [json.loads(line) for line in lines]
-        attention = np.load(folder / ATTENTION, mmap_mode="r") if (folder / ATTENTION).exists() else None
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file; {folder} is not an evaluation's folder") from None
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {folder} is not an evaluation's folder") from None
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise UserError(f"{folder}: its files are damaged ({error}); {again}") from error
-    if "confusion_matrix" not in metrics or not all("visual_gate" in clip for clip in clips):
-        raise UserError(f"{folder}: was written by an older version, without what a report shows; {again}")
-    if len(clips) != metrics["clips"] or (attention is not None and len(attention) != len(clips)):
-        raise UserError(f"{folder}: its files are of different evaluations; {again}")
-    return Stored(metrics, clips, attention)
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged ({error}); evaluate again with supv_test.sh or weak_test.sh") from error
+    if not isinstance(metrics, dict):
+        raise UserError(f"{path}: is damaged (no JSON object); evaluate again with supv_test.sh or weak_test.sh")
+    return metrics

@@ -59,7 +59,7 @@ def load_network(path: Path) -> Loaded:
 
 def localization_of_evaluation(network: nn.Module, folder: Path) -> Localization:
     """The localization that an evaluation's folder records. Raises UserError for that of a supervised network."""
-    metrics = results.read(folder).metrics
+    metrics = results.read_metrics(folder)
     if "localize" not in metrics or metrics.get("supervision") == "full":
         raise UserError(f"{folder}: is an evaluation of the supervised network, which has a single reading")
     return _localization(network, metrics, folder / results.METRICS)

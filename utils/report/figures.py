@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,38 +14,52 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import image
 
-from utils.base.atomic import atomic_path, make_folder
+from utils.base.atomic import atomic_path, make_folder, writing
 
 FIGURES = "figures"  # folder beside metrics.json
 _DPI = 120
 _LABELLED = 60  # categories up to which each one is named
+_LONGEST = 40  # characters of a name
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _RED, _GREY = "#0072B2", "#E69F00", "#D55E00", "#999999"
-SCORE_NAMES = {
-    "event_probability": "event probability",
-    "gate": "gate",
-    "audio_gate": "audio gate",
-    "visual_gate": "visual gate",
-}
 
 
 def save(metrics: dict[str, Any], folder: Path) -> None:
     """Draw the figures of an evaluation's `metrics.json` into `folder`/figures and as TensorBoard events there.
 
-    Files of an earlier evaluation are replaced.
+    Files of an earlier evaluation are replaced. Raises UserError where they can't be written.
     """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks: boxes will do
+        drawn = {name: _rendered(figure) for name, figure in draw(metrics)}
     figures = make_folder(folder / FIGURES)
-    for old in figures.glob("events.out.tfevents.*"):
-        old.unlink()
-    with SummaryWriter(str(figures)) as writer:
-        for name, figure in draw(metrics):
-            pixels = _rendered(figure)
-            with atomic_path(figures / f"{name}.png") as part:
-                Image.fromarray(pixels).save(part, "PNG", dpi=(_DPI, _DPI))
-            writer.add_image(f"{metrics['split']}/{name}", pixels, metrics["epoch"], dataformats="HWC")
+    for name, pixels in drawn.items():
+        with atomic_path(figures / f"{name}.png") as part:
+            Image.fromarray(pixels).save(part, "PNG", dpi=(_DPI, _DPI))
+    events = figures / f"events.out.tfevents.{time.time():.0f}"
+    with atomic_path(events) as part:
+        part.write_bytes(_events({f"{metrics['split']}/{name}": drawn[name] for name in drawn}, metrics["epoch"] or 0))
+    with writing(figures):
+        for old in figures.glob("events.out.tfevents.*"):
+            if old != events:
+                old.unlink()
+
+
+def _events(images: dict[str, np.ndarray], step: int) -> bytes:
+    """TensorBoard's file of some images [H, W, 3] uint8, by their tags; written without the thread of a SummaryWriter,
+    whose errors come late."""
+    buffer = io.BytesIO()
+    records, now = RecordWriter(buffer), time.time()
+    records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+    for tag, pixels in images.items():
+        summary = image(tag, pixels, dataformats="HWC")
+        records.write(Event(wall_time=now, step=step, summary=summary).SerializeToString())
+    return buffer.getvalue()
 
 
 def _rendered(figure: Figure) -> np.ndarray:
@@ -81,7 +98,7 @@ def confusion_matrix(matrix: list[list[int]], categories: list[str]) -> Figure:
 
 def per_category(rows: list[dict[str, Any]], accuracy: float) -> Figure:
     """Accuracy of each category's clips, lowest first; categories without a clip are left out."""
-    shown = sorted((row for row in rows if row["clips"]), key=lambda row: row["accuracy"], reverse=True)
+    shown = sorted((row for row in rows if row["accuracy"] is not None), key=lambda row: row["accuracy"], reverse=True)
     named = len(shown) <= _LABELLED
     figure = Figure(figsize=(7, 1.4 + (0.22 if named else 0.05) * len(shown)), layout="constrained")
     axes = figure.subplots()
@@ -100,13 +117,13 @@ def per_category(rows: list[dict[str, Any]], accuracy: float) -> Figure:
 
 
 def accuracy_by_time(metrics: dict[str, Any]) -> Figure:
-    """Accuracy against the event's length, the second of the clip, and the place relative to the event."""
+    """Accuracy against the event's length, the second of the clip, and the position relative to the event."""
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3, sharey=True)
-    lengths, seconds, places = metrics["by_event_length"], metrics["by_second"], metrics["by_place"]
+    lengths, seconds, positions = metrics["by_event_length"], metrics["by_second"], metrics["by_place"]
     _bars(left, [f"{row['seconds']}\n({row['clips']})" for row in lengths], lengths, "seconds of event (clips)")
     _bars(middle, [str(row["second"]) for row in seconds], seconds, "second of the clip")
-    _bars(right, [f"{row['place'].replace(' ', chr(10))}" for row in places], places, "place relative to the event")
+    _bars(right, [row["place"].replace(" ", "\n") for row in positions], positions, "position relative to the event")
     left.set(ylabel="accuracy, % of segments")
     for axes in (left, middle, right):
         axes.axhline(metrics["accuracy"], color=_RED, linewidth=1, linestyle="--", label="all segments")
@@ -132,7 +149,9 @@ def calibration(curves: dict[str, dict[str, Any]]) -> Figure:
         upper.plot(
             [row["score"] for row in bins], [row["event_share"] for row in bins], color=_BLUE, marker="o", markersize=4
         )
-        upper.set(xlim=(0, 1), ylim=(-0.02, 1.02), title=f"{SCORE_NAMES[name]}\nerror {curve['error']:.1f} %")
+        upper.set(
+            xlim=(0, 1), ylim=(-0.02, 1.02), title=f"{_plain(name.replace('_', ' '))}\nerror {curve['error']:.1f} %"
+        )
         upper.title.set_fontsize(10)
         centres = (np.arange(len(curve["bins"])) + 0.5) / len(curve["bins"])
         lower.bar(centres, [row["segments"] for row in curve["bins"]], color=_ORANGE, width=0.09)
@@ -143,5 +162,5 @@ def calibration(curves: dict[str, dict[str, Any]]) -> Figure:
 
 
 def _plain(name: str) -> str:
-    """A category's name with nothing that matplotlib would read as mathematics."""
-    return name.replace("$", r"\$")
+    """A name with nothing that matplotlib would read as mathematics, and short enough to stand beside a figure."""
+    return (name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…").replace("$", r"\$")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import string
 from pathlib import Path
 from typing import Any
@@ -19,33 +18,28 @@ from typing import Any
 import numpy as np
 
 from utils.base.atomic import write_text
-from utils.evaluation import results
-from utils.evaluation.results import REPORT, Stored
+from utils.base.errors import UserError
+from utils.evaluation.results import ATTENTION, REPORT
 from utils.report import figures, filmstrip
+from utils.report.stored import Stored, read
 
 BEST_AND_WORST = 24  # clips of each kind in the gallery over all categories
-
-
 GALLERY = 1000  # clips in the gallery of single categories, about; each of them costs about 1 KB
-
-
 LEAST_A_CATEGORY, MOST_A_CATEGORY = 2, 8  # clips of each kind
 
-
 _PAGE = Path(__file__).with_name("report_page")
-
-
 _DIGITS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"  # 0 to 63, one character each
 
 
-_log = logging.getLogger(__name__)
-
-
 def write(folder: Path) -> None:
-    """Write `report.html` and the figures into an evaluation's folder. Raises UserError as `results.read`."""
-    stored = results.read(folder)
+    """Write `report.html` and the figures into an evaluation's folder.
+
+    Raises UserError as `stored.read`, and where the folder can't be written.
+    """
+    stored = read(folder)
+    text = page(stored)
     figures.save(stored.metrics, folder)
-    write_text(folder / REPORT, page(stored))
+    write_text(folder / REPORT, text)
 
 
 def page(stored: Stored) -> str:
@@ -66,18 +60,17 @@ def embedded_json(data: Any) -> str:
 def page_data(stored: Stored) -> dict[str, Any]:
     """What the page shows: the metrics, and the clips of its gallery with what is needed to draw them."""
     background = len(stored.metrics["categories"])
-    target = np.array([clip["target"] for clip in stored.clips])
-    order = quality_order(stored, target)
-    groups = gallery(order, clip_groups(target, background), background)
+    groups = gallery(quality_order(stored), clip_groups(stored.target, background), background)
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*groups.values()))  # a worst, a best, a random one
     chosen = list(dict.fromkeys(index for index in in_turn if index is not None))
     strips, note = filmstrip.strips(
-        Path(stored.metrics["data_root"]), [stored.clips[index]["id"] for index in chosen], target.shape[1]
+        Path(stored.metrics["data_root"]), [stored.ids[index] for index in chosen], stored.target.shape[1]
     )
     clips = [_clip(stored, index) | strip for index, strip in zip(chosen, strips, strict=True)]
-    position = {index: place for place, index in enumerate(chosen)}
+    position = {index: number for number, index in enumerate(chosen)}
     return {
         "metrics": stored.metrics,
+        "scores": list(stored.scores),  # in the order of each clip's "s"
         "grid": list(stored.attention.shape[2:]) if stored.attention is not None else None,
         "clips": clips,
         "gallery": {kind: [position[index] for index in indices] for kind, indices in groups.items()},
@@ -85,13 +78,11 @@ def page_data(stored: Stored) -> dict[str, Any]:
     }
 
 
-def quality_order(stored: Stored, target: np.ndarray) -> np.ndarray:
+def quality_order(stored: Stored) -> np.ndarray:
     """Clips from the best to the worst: by right segments, then by |event probability - truth|, then as they come."""
-    background = len(stored.metrics["categories"])
-    predicted = np.array([clip["prediction"] for clip in stored.clips])
-    probability = np.array([clip["event_probability"] for clip in stored.clips])
-    right = (predicted == target).sum(1)
-    distance = np.abs(probability - (target != background)).mean(1)
+    is_event = stored.target != len(stored.metrics["categories"])
+    right = (stored.prediction == stored.target).sum(1)
+    distance = np.abs(stored.scores["event_probability"] - is_event).mean(1)
     return np.lexsort((distance, -right))
 
 
@@ -117,20 +108,23 @@ def _leading(order: np.ndarray, group: np.ndarray, a_category: int) -> list[int]
     """The first of all and the first of each group, in their order."""
     seen: dict[int, int] = {}
     chosen = []
-    for place, index in enumerate(order.tolist()):
+    for rank, index in enumerate(order.tolist()):
         of_group = seen.get(group[index], 0)
-        if place < BEST_AND_WORST or of_group < a_category:
+        if rank < BEST_AND_WORST or of_group < a_category:
             chosen.append(index)
         seen[group[index]] = of_group + 1
     return chosen
 
 
 def _clip(stored: Stored, index: int) -> dict[str, Any]:
-    """A clip in short keys: the page holds a thousand of them. Probabilities are in percent."""
-    clip = stored.clips[index]
-    short = {"row": clip["index"], "id": clip["id"], "t": clip["target"], "p": clip["prediction"]}
-    for key, name in (("e", "event_probability"), ("a", "audio_gate"), ("v", "visual_gate")):
-        short[key] = [round(100 * value, 1) for value in clip[name]]
+    """A clip in short keys: the page holds a thousand of them. Scores are in percent."""
+    short = {
+        "row": int(stored.rows[index]),
+        "id": stored.ids[index],
+        "t": stored.target[index].tolist(),
+        "p": stored.prediction[index].tolist(),
+        "s": [(100 * values[index]).round(1).tolist() for values in stored.scores.values()],
+    }
     if stored.attention is not None:
         short["m"], short["scale"] = _packed(stored.attention[index])
     return short
@@ -138,8 +132,10 @@ def _clip(stored: Stored, index: int) -> dict[str, Any]:
 
 def _packed(attention: np.ndarray) -> tuple[str, list[float]]:
     """A clip's maps [T, H, W] as a character of 64 a cell, and what the lowest and the highest character stand for,
-    as multiples of even attention."""
+    as multiples of even attention. Raises UserError where a number isn't finite."""
     relative = attention.astype(np.float32) * attention[0].size
+    if not np.isfinite(relative).all():
+        raise UserError(f"{ATTENTION}: holds a number that is not finite; evaluate again, or remove the file")
     low, high = float(relative.min()), float(relative.max())
     steps = np.rint((relative - low) / max(high - low, 1e-6) * 63).astype(int)
     return "".join(_DIGITS[step] for step in steps.ravel()), [round(low, 2), round(high, 2)]

@@ -7,6 +7,7 @@ import builtins
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from utils.evaluation import results
 from utils.report import __main__ as report_command
 from utils.report import filmstrip
 from utils.report import page as report_page
+from utils.report.stored import read
 
 NAMES = ["Bark", "</script><img src=x onerror=alert(1)>", "R&B <!-- “Ω” \u2028"]
 
@@ -61,18 +63,20 @@ def test_names_and_ids_cannot_leave_the_data(page: str) -> None:
 
 
 def test_gallery_clips_are_those_of_predictions_jsonl(folder: Path, page: str) -> None:
-    data, lines = embedded(page), results.read(folder).clips
+    data = embedded(page)
+    lines = (json.loads(line) for line in (folder / results.PREDICTIONS).read_text().splitlines())
     by_row = {line["index"]: line for line in lines}
+    assert data["scores"] == ["event_probability", "gate", "audio_gate", "visual_gate"]
     assert len({clip["row"] for clip in data["clips"]}) == len(data["clips"])
     for clip in data["clips"]:
         line = by_row[clip["row"]]
         assert (clip["id"], clip["t"], clip["p"]) == (line["id"], line["target"], line["prediction"])
-        assert clip["e"] == pytest.approx([100 * value for value in line["event_probability"]], abs=0.051)
-        assert clip["v"] == pytest.approx([100 * value for value in line["visual_gate"]], abs=0.051)
+        for values, name in zip(clip["s"], data["scores"], strict=True):
+            assert values == pytest.approx([100 * value for value in line[name]], abs=0.051)
 
 
 def test_attention_survives_its_packing(folder: Path, page: str) -> None:
-    data, stored = embedded(page), results.read(folder)
+    data, stored = embedded(page), read(folder)
     assert data["grid"] == [7, 7]
     clip = data["clips"][0]
     low, high = clip["scale"]
@@ -125,9 +129,6 @@ def test_a_folder_that_is_no_evaluation_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not an evaluation's folder"):
         report_page.write(tmp_path)
     write_evaluation(tmp_path, 5, ["a", "b"])
-    (tmp_path / results.PREDICTIONS).write_text("{}\n")
-    with pytest.raises(UserError, match="older version"):
-        report_page.write(tmp_path)
     (tmp_path / results.METRICS).write_text('{"accuracy": ')
     with pytest.raises(UserError, match="damaged"):
         report_page.write(tmp_path)
@@ -141,6 +142,135 @@ def test_files_of_two_evaluations_are_not_mixed(tmp_path: Path) -> None:
         report_page.write(tmp_path)
 
 
+def changed(text: str, path: str, value: object) -> str:
+    """JSON with the value at a dotted path replaced, or removed by None."""
+    content = json.loads(text)
+    *parents, key = [int(part) if part.isdigit() else part for part in path.split("/")]
+    at = content
+    for part in parents:
+        at = at[part]
+    if value is None:
+        del at[key]
+    else:
+        at[key] = value
+    return json.dumps(content)
+
+
+def in_first_line(text: str, change: Callable[[str], str]) -> str:
+    first, rest = text.split("\n", 1)
+    return change(first) + "\n" + rest
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+ODD_METRICS = [
+    *[(path, "wrong") for path in ("accuracy", "clips", "calibration", "per_category/0/f1", "by_second/1/second")],
+    *[(path, None) for path in ("confusion_matrix", "separation", "errors/missed", "events/iou_0.5", "split")],
+    *[(path, float("nan")) for path in ("accuracy", "calibration/gate/bins/3/score", "best_single_label")],
+    *[(path, 10**400) for path in ("epoch", "accuracy", "confusion_matrix/0/0")],
+    *[(path, {"a": [1]}) for path in ("categories", "accuracy", "categories/1", "protocols", "reading")],
+    *[(path, [1]) for path in ("confusion_matrix", "confusion_matrix/1", "per_category", "data_root", "epoch")],
+    *[("accuracy", value) for value in (True, -1.0, 101.0, 12.0)],
+    *[("clips", value) for value in (0, 4, -5)],
+    *[("calibration/other", {"bins": [], "error": 1.0}), ("separation/other", {"ap": 1.0, "auc": 1.0})],
+    *[("categories", []), ("segments", 7), ("checkpoint", 5), ("generated", "no")],
+]
+ODD_CLIPS = [
+    *[(path, "wrong") for path in ("index", "prediction", "target/3", "event_probability", "gate/0")],
+    *[(path, None) for path in ("index", "id", "target", "gate", "prediction/9")],
+    *[(path, float("nan")) for path in ("event_probability/0", "visual_gate/9", "prediction/1")],
+    *[(path, 10**400) for path in ("index", "target/0", "gate/1")],
+    *[(path, [0] * 10) for path in ("id", "target/0", "index", "gate/4")],
+    *[(path, 3) for path in ("target/0", "prediction/5", "prediction", "gate/5")],
+    *[("gate", [0.5] * 9), ("id", {}), ("index", -1), ("index", 0.5), ("audio_gate/3", -0.1), ("target/0", -1)],
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        *[(results.METRICS, lambda text, odd=odd: changed(text, *odd)) for odd in ODD_METRICS],
+        *[(results.METRICS, lambda text, odd=odd: odd) for odd in ("", "[]", "1", "null", DEEP, '"x"', "\0", "{" * 9)],
+        *[(results.PREDICTIONS, lambda text, odd=odd: in_first_line(text, lambda line: changed(line, *odd)))
+          for odd in ODD_CLIPS],
+        *[(results.PREDICTIONS, lambda text, odd=odd: in_first_line(text, lambda line: odd))
+          for odd in ("", "[]", "1", "null", DEEP, "{}")],
+        *[(results.PREDICTIONS, lambda text, odd=odd: odd) for odd in ("", "\n", "\n" * 5)],
+    ],
+)  # fmt: skip
+def test_odd_files_are_one_line_and_nothing_is_written(file, change, tmp_path: Path, capsys) -> None:
+    write_evaluation(tmp_path, 5, ["a", "b"])
+    path = tmp_path / file
+    path.write_text(change(path.read_text()))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert report_command.main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert str(tmp_path) in error
+    assert len(error) < 600 + len(str(tmp_path)) * 2
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        np.zeros((5, 10, 2)),
+        np.zeros((4, 10, 2, 2)),
+        np.zeros((5, 9, 2, 2)),
+        np.zeros((5, 10, 0, 2)),
+        np.zeros((5, 10, 2, 2), int),
+        np.full((5, 10, 2, 2), "text"),
+        np.full((5, 10, 2, 2), np.nan),
+        np.full((5, 10, 2, 2), np.inf, np.float16),
+        b"no array",
+        b"",
+    ],
+)
+def test_odd_attention_is_one_line(attention, tmp_path: Path, capsys) -> None:
+    write_evaluation(tmp_path, 5, ["a", "b"])
+    if isinstance(attention, bytes):
+        (tmp_path / results.ATTENTION).write_bytes(attention)
+    else:
+        np.save(tmp_path / results.ATTENTION, attention)
+    assert report_command.main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert results.ATTENTION in error or "damaged" in error
+    assert error.count("\n") == 1
+
+
+def test_a_network_without_scores_and_attention_has_a_report_without_them(tmp_path: Path) -> None:
+    metrics = write_evaluation(tmp_path, 20, NAMES)
+    for key in ("separation", "calibration"):
+        metrics[key] = {"event_probability": metrics[key]["event_probability"]}
+    (tmp_path / results.METRICS).write_text(json.dumps(metrics))
+    (tmp_path / results.ATTENTION).unlink()
+    report_page.write(tmp_path)
+    data = embedded((tmp_path / results.REPORT).read_text(encoding="utf-8"))
+    assert data["scores"] == ["event_probability"]
+    assert data["grid"] is None
+    assert all("m" not in clip and len(clip["s"]) == 1 for clip in data["clips"])
+
+
+def test_what_a_newer_version_adds_is_passed_over(tmp_path: Path) -> None:
+    metrics = write_evaluation(tmp_path, 20, NAMES)
+    (tmp_path / results.METRICS).write_text(json.dumps({**metrics, "new": [float("nan")]}))
+    report_page.write(tmp_path)
+    assert "new" not in embedded((tmp_path / results.REPORT).read_text(encoding="utf-8"))["metrics"]
+
+
+def test_a_folder_without_permission_is_one_line(tmp_path: Path, unprivileged, capsys) -> None:
+    write_evaluation(tmp_path / "eval", 5, ["a", "b"])
+    for file, mode in [(results.METRICS, 0o200), (results.PREDICTIONS, 0o200), ("", 0o500), ("", 0o600), ("", 0)]:
+        path = tmp_path / "eval" / file
+        before = path.stat().st_mode
+        path.chmod(mode)
+        assert report_command.main([str(tmp_path / "eval")]) == 2, (file, mode)
+        path.chmod(before)
+        error = capsys.readouterr().err
+        assert "cannot be read" in error or "no permission to write" in error
+        assert error.count("\n") == 1
+
+
 def test_frames_of_raw_videos_stand_in_the_page(tmp_path: Path) -> None:
     pytest.importorskip("av")
     from made_videos import moving_disc, tone, write_video
@@ -152,7 +282,7 @@ def test_frames_of_raw_videos_stand_in_the_page(tmp_path: Path) -> None:
     (tmp_path / filmstrip.VIDEOS / "clip 2.mp4").write_bytes(b"no video")
     (tmp_path / filmstrip.VIDEOS / "clip 3.txt").write_text("no video either")
     write_evaluation(tmp_path / "eval", 6, ["a", "b"], data_root=str(tmp_path))
-    data = embedded(report_page.page(results.read(tmp_path / "eval")))
+    data = embedded(report_page.page(read(tmp_path / "eval")))
     with_frames = {clip["id"]: clip["f"] for clip in data["clips"] if "f" in clip}
     assert list(with_frames) == ["clip 1"]
     kind, content = with_frames["clip 1"].split(",")

@@ -2,6 +2,8 @@
 const AT_ONCE = 6; // clips drawn before the reader asks for more
 const state = { kind: "worst", category: null, shown: AT_ONCE };
 const MOST = 24; // of all categories together: beyond them the lists hold only some of each category
+const STROKES = 6; // that report.css has
+const strokeOf = (index) => `stroke-${index % STROKES}`;
 const groupOf = (clip) => clip.t.find((index) => index !== BACKGROUND) ?? BACKGROUND;
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const LEVEL = Object.fromEntries([...DIGITS].map((digit, level) => [digit, level / 63]));
@@ -24,10 +26,11 @@ function segmentRow(clip, mark) {
 
 function curves(clip) {
   const n = clip.t.length;
-  const picture = draw("svg", { viewBox: `0 0 ${n} 1`, preserveAspectRatio: "none", role: "img", "aria-label": "Event probability, audio gate and visual gate along the clip" });
+  const picture = draw("svg", { viewBox: `0 0 ${n} 1`, preserveAspectRatio: "none", role: "img", "aria-label": `${data.scores.map(titleOf).join(", ")} along the clip` });
   for (const value of [0, 0.5, 1]) picture.append(draw("path", { class: "grid", d: `M0 ${value}H${n}` }));
-  for (const key of ["a", "v", "e"])
-    picture.append(draw("path", { class: key, d: clip[key].map((value, t) => `${t ? "L" : "M"}${t + 0.5} ${(1 - value / 100).toFixed(3)}`).join("") }));
+  const lines = clip.s.map((values, index) =>
+    draw("path", { class: strokeOf(index), d: values.map((value, t) => `${t ? "L" : "M"}${t + 0.5} ${(1 - value / 100).toFixed(3)}`).join("") }));
+  picture.append(...lines.reverse()); // the event probability, which is the first, lies on top
   return make("div", { class: "curves" }, picture);
 }
 
@@ -40,7 +43,7 @@ function pictures(clip) {
     if (clip.f) {
       picture.style.backgroundImage = `url(${clip.f})`;
       picture.style.backgroundSize = `${100 * n}% 100%`;
-      picture.style.backgroundPosition = `${(100 * t) / (n - 1)}% 0`;
+      picture.style.backgroundPosition = `${(100 * t) / Math.max(1, n - 1)}% 0`;
     }
     if (clip.m && (!clip.f || byId("overlay").checked)) {
       const canvas = make("canvas", { width, height }), context = canvas.getContext("2d");
@@ -101,10 +104,10 @@ function clips() {
   byId("overlay").addEventListener("change", showClips);
   if (data.frames_note) { byId("frames-note").textContent = data.frames_note; byId("frames-note").hidden = false; }
   const mark = (kind, sign, text) => make("span", {}, make("span", { class: `swatch ${kind}` }, sign), text);
-  const stroke = (kind, text) => make("span", {}, draw("svg", { class: "stroke", viewBox: "0 0 28 10" }, draw("path", { class: kind, d: "M0 5H28", "stroke-width": 2.5, fill: "none" })), text);
+  const stroke = (kind, text) => make("span", {}, draw("svg", { class: "sample", viewBox: "0 0 28 10" }, draw("path", { class: kind, d: "M0 5H28", "stroke-width": 2.5, fill: "none" })), text);
   byId("legend").append(mark("event", "", "event"), mark("none", "", "background"),
     ...Object.entries(ERRORS).map(([kind, error]) => mark(kind, error.sign, error.name)),
-    stroke("e", "event probability"), stroke("a", "audio gate"), stroke("v", "visual gate"));
+    ...data.scores.map((name, index) => stroke(strokeOf(index), titleOf(name))));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showClips);
   showClips();
 }

@@ -5,13 +5,13 @@ const metrics = data.metrics;
 const names = [...metrics.categories, "background"];
 const BACKGROUND = metrics.categories.length;
 const FEW = 5; // clips below which a share says little
-const SCORES = { event_probability: "event probability", gate: "gate", audio_gate: "audio gate", visual_gate: "visual gate" };
 const ERRORS = {
   missed: { name: "missed event", sign: "−" },
   alarm: { name: "false alarm", sign: "+" },
   wrong: { name: "wrong category", sign: "≠" },
 };
 
+const titleOf = (score) => score.replaceAll("_", " ");
 const byId = (id) => document.getElementById(id);
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -32,7 +32,7 @@ const seconds = (count) => `${count} second${count === 1 ? "" : "s"}`;
 
 function header() {
   const epoch = metrics.epoch === null ? "" : `, epoch ${metrics.epoch}`;
-  byId("title").textContent = `${metrics.model ?? "CMBS"} on the ${metrics.split} split`;
+  byId("title").textContent = `${metrics.model ?? "Evaluation"} on the ${metrics.split} split`;
   byId("subtitle").textContent =
     `${metrics.checkpoint}${epoch} · ${plural(metrics.clips, "clip")} · reading: ${metrics.reading}`;
   byId("generated").hidden = !metrics.generated;
@@ -111,15 +111,18 @@ function findings() {
     said.push(["Hardest event length: ", seconds(length.seconds),
       ` (${percent(length.accuracy, 0)} % in ${plural(length.clips, "clip")}).`]);
   const place = low(metrics.by_place.filter((row) => row.segments));
-  if (place) said.push(["Hardest place: ", PLACES[place.place], ` (${percent(place.accuracy, 0)} % right).`]);
-  const auc = metrics.separation.gate.auc;
-  if (auc !== null)
-    said.push(auc < 45 ? ["The gate is the wrong way round: ", `AUC ${percent(auc, 0)}`, ", background scores above events."]
-      : auc < 60 ? ["The gate hardly tells events from background: ", `AUC ${percent(auc, 0)}`, " where 50 is chance."]
-        : ["The gate tells events from background: ", `AUC ${percent(auc, 0)}`, " where 50 is chance."]);
+  if (place) said.push(["Hardest position: ", POSITIONS[place.place] ?? place.place, ` (${percent(place.accuracy, 0)} % right).`]);
+  for (const [low, high, before, after] of [
+    [60, Infinity, "Scores that tell events from background: ", ", where 50 is chance."],
+    [45, 60, "Scores that hardly tell events from background: ", ", where 50 is chance."],
+    [-Infinity, 45, "Scores that are the wrong way round: ", "; background scores above events."],
+  ]) {
+    const alike = Object.entries(metrics.separation).filter(([, { auc }]) => auc !== null && auc >= low && auc < high);
+    if (alike.length) said.push([before, alike.map(([name, { auc }]) => `${titleOf(name)} (AUC ${percent(auc, 0)})`).join(", "), after]);
+  }
   for (const [before, strong, after] of said) byId("findings").append(make("li", {}, before, make("strong", {}, strong), after));
 }
-const PLACES = {
+const POSITIONS = {
   before: "background before the event", "first second": "an event's first second", inside: "inside an event",
   "last second": "an event's last second", after: "background after the event",
 };
@@ -236,7 +239,7 @@ function time() {
       "Seconds of event in the clip; below, clips."),
     barChart("By second of the clip, %", metrics.by_second.map((row) => ({ name: row.second, small: percent(row.event_share, 0), accuracy: row.accuracy, note: `${percent(row.event_share, 0)} % events` })),
       "Second of the clip, from 0; below, the share of segments with an event, %."),
-    barChart("By place relative to the event, %", metrics.by_place.map((row) => ({ name: row.place, small: row.segments, accuracy: row.accuracy, note: plural(row.segments, "segment") })),
+    barChart("By position relative to the event, %", metrics.by_place.map((row) => ({ name: row.place, small: row.segments, accuracy: row.accuracy, note: plural(row.segments, "segment") })),
       "Background before, an event's first second, inside, its last second, background after; below, segments."),
   );
 }
@@ -251,14 +254,14 @@ function scores() {
     table(`Events, %: ${whole(metrics.events.predicted)} predicted, ${whole(metrics.events.annotated)} annotated`, ["", "Precision", "Recall", "F1"],
       [event("IoU 0.5", metrics.events["iou_0.5"]), event("mean of IoU 0.1 to 0.9", metrics.events["iou_0.1_to_0.9"])]),
     table("Telling event from background segments, %", ["", "AP", "AUC", "calibration error"],
-      [...Object.entries(SCORES).map(([key, name]) => [name, percent(metrics.separation[key].ap), percent(metrics.separation[key].auc), percent(metrics.calibration[key].error)]),
+      [...Object.entries(metrics.separation).map(([name, { ap, auc }]) => [titleOf(name), percent(ap), percent(auc), percent(metrics.calibration[name].error)]),
         ["knows nothing", percent(100 * share), "50.0", "–"]]));
 }
 
 function calibration() {
   const side = 170, left = 34, top = 8, histogram = 44, gap = 10;
-  for (const [key, name] of Object.entries(SCORES)) {
-    const bins = metrics.calibration[key].bins, most = Math.max(...bins.map((bin) => bin.segments));
+  for (const [key, { bins }] of Object.entries(metrics.calibration)) {
+    const name = titleOf(key), most = Math.max(1, ...bins.map((bin) => bin.segments));
     const x = (value) => left + value * side, y = (value) => top + (1 - value) * side;
     const picture = draw("svg", { class: "calibration", viewBox: `0 0 ${left + side + 10} ${top + side + gap + histogram + 32}`, role: "img", "aria-label": `Calibration of the ${name}` });
     for (const value of [0, 0.5, 1])

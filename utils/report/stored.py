@@ -1,0 +1,216 @@
+"""An evaluation read from its folder, each number checked: what a report shows is what an evaluation wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from utils.base.errors import UserError
+from utils.evaluation.results import ATTENTION, METRICS, PREDICTIONS, read_metrics
+
+_AGAIN = "evaluate again with supv_test.sh or weak_test.sh"
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]  # what the page's script can count
+Percent = Annotated[float, Field(ge=-1e-6, le=100 + 1e-6)] | None  # None: a share of nothing; sums may be rounded
+Share = Annotated[float, Field(ge=-1e-6, le=1 + 1e-6)] | None
+Name = Annotated[str, Field(max_length=1000)]
+
+
+class _Part(BaseModel):
+    # Strict: a text or a list in the place of a number is damage. What a newer version adds is passed over.
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Chosen(_Part):
+    epoch: Count
+    val_accuracy: Percent = None
+    test_accuracy: Percent
+
+
+class _Protocols(_Part):
+    authors: _Chosen
+    validation: _Chosen | None
+
+
+class _Errors(_Part):
+    missed: Percent
+    false_alarm: Percent
+    wrong_category: Percent
+
+
+class _Retrieval(_Part):
+    precision: Percent
+    recall: Percent
+    f1: Percent
+
+
+class _Events(_Part):
+    iou_half: Annotated[_Retrieval, Field(alias="iou_0.5")]
+    iou_mean: Annotated[_Retrieval, Field(alias="iou_0.1_to_0.9")]
+    predicted: Count
+    annotated: Count
+
+
+class _Separation(_Part):
+    ap: Percent
+    auc: Percent
+
+
+class _Bin(_Part):
+    segments: Count
+    score: Share
+    event_share: Share
+
+
+class _Calibration(_Part):
+    bins: Annotated[list[_Bin], Field(min_length=1, max_length=1000)]
+    error: Percent
+
+
+class _Category(_Retrieval):
+    category: Name
+    accuracy: Percent
+    clips: Count
+    segments: Count
+
+
+class _Length(_Part):
+    seconds: Count
+    accuracy: Percent
+    clips: Count
+
+
+class _Second(_Part):
+    second: Count
+    accuracy: Percent
+    event_share: Percent
+
+
+class _Position(_Part):
+    place: Name
+    accuracy: Percent
+    segments: Count
+
+
+class _Metrics(_Part):
+    """What a report shows of `metrics.json`."""
+
+    accuracy: Annotated[float, Field(ge=0, le=100 + 1e-6)]
+    clips: Annotated[Count, Field(gt=0)]
+    segments: Annotated[Count, Field(gt=0)]
+    split: Name
+    model: Name | None = None
+    reading: str
+    checkpoint: str
+    epoch: Count | None
+    data_root: str
+    generated: bool = False
+    right_category_everywhere: Percent
+    best_single_label: Percent
+    accuracy_without_leaked: Percent = None
+    leaked_clips: Count | None = None
+    protocols: _Protocols | None
+    categories: Annotated[list[Name], Field(min_length=1)]
+    errors: _Errors
+    events: _Events
+    separation: dict[Name, _Separation]
+    calibration: dict[Name, _Calibration]
+    per_category: list[_Category]
+    by_event_length: list[_Length]
+    by_second: list[_Second]
+    by_place: list[_Position]
+    confusion_matrix: list[list[Count]]
+
+
+class Stored(NamedTuple):
+    """An evaluation as its folder holds it; n clips of T segments, in the order of `predictions.jsonl`."""
+
+    metrics: dict[str, Any]  # of `metrics.json` what a report shows
+    rows: np.ndarray  # [n] int64: row in the feature file
+    ids: list[str | None]
+    prediction: np.ndarray  # [n, T] int64: category indices, C is background
+    target: np.ndarray  # [n, T] int64
+    scores: dict[str, np.ndarray]  # [n, T] each, in [0, 1]: "event_probability" and the network's own
+    attention: np.ndarray | None  # [n, T, H, W], read from the file as it is used
+
+
+def read(folder: Path) -> Stored:
+    """Read what `results.write` wrote. Raises UserError for a folder that isn't a whole evaluation."""
+    metrics = _metrics(folder / METRICS, read_metrics(folder))
+    try:
+        lines = (folder / PREDICTIONS).read_text(encoding="utf-8").rstrip("\n").split("\n")
+        attention = np.lib.format.open_memmap(folder / ATTENTION, "r") if (folder / ATTENTION).exists() else None
+        clips = [json.loads(line) for line in lines]
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{folder}: its files are damaged ({error}); {_AGAIN}") from error
+    if len(clips) != metrics["clips"]:
+        raise UserError(
+            f"{folder}: its files are of different evaluations ({metrics['clips']} clips in {METRICS}, {len(clips)} in "
+            f"{PREDICTIONS}); {_AGAIN}"
+        )
+    try:
+        stored = _clips(metrics, clips, attention)
+    except (ValueError, KeyError, TypeError) as error:
+        missing = f"no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{folder / PREDICTIONS}: is damaged, or of another version ({missing}); {_AGAIN}") from error
+    right = 100 * float((stored.prediction == stored.target).mean())
+    if stored.target.size != metrics["segments"] or abs(right - metrics["accuracy"]) > 1e-6:
+        raise UserError(
+            f"{folder}: its files are of different evaluations ({metrics['accuracy']:.4f} % of {metrics['segments']} "
+            f"segments in {METRICS}, {right:.4f} % of {stored.target.size} in {PREDICTIONS}); {_AGAIN}"
+        )
+    return stored
+
+
+def _metrics(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    try:
+        checked = _Metrics.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, problem["loc"]))[:100]
+        if problem["type"] == "missing":
+            raise UserError(f"{path}: was written by an older version, without {key!r}; {_AGAIN}") from None
+        raise UserError(f"{path}: is damaged, {key!r}: {problem['msg']}; {_AGAIN}") from None
+    columns = len(checked.categories) + 1
+    sizes = {len(checked.per_category), len(checked.confusion_matrix), *map(len, checked.confusion_matrix)}
+    if sizes != {columns}:
+        raise UserError(f"{path}: is damaged, its tables are not all of {columns - 1} categories; {_AGAIN}")
+    if set(checked.separation) != set(checked.calibration) or "event_probability" not in checked.separation:
+        raise UserError(f"{path}: is damaged, 'separation' and 'calibration' are of different scores; {_AGAIN}")
+    return checked.model_dump(by_alias=True, exclude_unset=True)
+
+
+def _clips(metrics: dict[str, Any], clips: list[dict[str, Any]], attention: np.ndarray | None) -> Stored:
+    """The lines of `predictions.jsonl` as arrays. Raises ValueError, KeyError, TypeError where they aren't ones."""
+    rows = np.array([clip["index"] for clip in clips])
+    ids = [clip["id"] for clip in clips]
+    if rows.ndim != 1 or rows.dtype.kind != "i" or rows.min() < 0:
+        raise ValueError("'index' is not a row in every line")
+    if not all(id is None or isinstance(id, str) for id in ids):
+        raise ValueError("'id' is not a text in every line")
+    background = len(metrics["categories"])
+    prediction, target = (_table(clips, key, "i", background) for key in ("prediction", "target"))
+    scores = {name: _table(clips, name, "if", 1) for name in metrics["separation"]}
+    if len({table.shape for table in (prediction, target, *scores.values())}) > 1:
+        raise ValueError("its lists have different lengths")
+    if attention is not None and (
+        attention.ndim != 4 or attention.shape[:2] != target.shape or not attention.size or attention.dtype.kind != "f"
+    ):
+        raise ValueError(f"{ATTENTION} holds {attention.dtype} {list(attention.shape)}, which are no maps of it")
+    return Stored(metrics, rows, ids, prediction, target, scores, attention)
+
+
+def _table(clips: list[dict[str, Any]], key: str, kinds: str, most: int) -> np.ndarray:
+    """The lists of a key, numbers from 0 to `most`, as [n, T]."""
+    table = np.array([clip[key] for clip in clips])
+    if table.ndim != 2 or not table.size or table.dtype.kind not in kinds:
+        raise ValueError(f"{key!r} is not a list of numbers, of one length in every line")
+    if not (np.isfinite(table).all() and table.min() >= 0 and table.max() <= most + 1e-6):
+        raise ValueError(f"{key!r} is not between 0 and {most} everywhere")
+    return table
