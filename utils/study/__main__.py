@@ -24,18 +24,15 @@ again, a study leaves finished runs as they are and goes on with the others from
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import sys
 
-from utils.base.atomic import make_folder, write_text
-from utils.base.errors import command
+from utils.base.errors import Interrupted, UserError, command
 from utils.base.flags import Parser
 from utils.study.pool import run_all
-from utils.study.runs import Study
-from utils.study.table import latex, markdown, table
+from utils.study.runs import Study, check_apart
+from utils.study.table import write_tables
 from utils.training import record
-
-_log = logging.getLogger(__name__)
 
 
 @command
@@ -49,16 +46,15 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     record.log_to_terminal()
     studies = [Study(path) for path in options.study]
-    try:
-        if not options.table:
+    check_apart(studies)
+    if not options.table:
+        try:
             run_all(studies, options.gpu.split(",") if options.gpu else [None])
-    finally:
-        header, body = table(studies)
-        text = markdown(header, body)
-        folder = make_folder(studies[0].output)
-        write_text(folder / "table.md", text)
-        write_text(folder / "table.tex", latex(header, body))
-        _log.info(f"{text}\n{folder / 'table.md'}, {folder / 'table.tex'}")
+        except (UserError, Interrupted):
+            with contextlib.suppress(UserError):  # the first one is told
+                write_tables(studies)
+            raise
+    write_tables(studies)
 
 
 if __name__ == "__main__":

@@ -6,38 +6,79 @@ import json
 import logging
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from utils.base import checkpoint
-from utils.base.atomic import make_folder, write_text
+from utils.base.atomic import make_folder, write_text, writing
 from utils.base.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from utils.base.output import when_output_is_lost
 from utils.config.settings import MAINS
-from utils.study.runs import PROTOCOLS, Run, Study, result_of
+from utils.evaluation.protocols import read_epochs
+from utils.study.results import (
+    WEIGHTS,
+    check_same_data,
+    check_settings,
+    chosen_epochs,
+    evaluated_accuracy,
+    evaluation_folder,
+    readable,
+    result_of,
+)
+from utils.study.runs import Run, Study
 from utils.training.launching import share_of_cores
 from utils.training.run import generate_once
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# What a run leaves that was killed before its first epoch was saved; another one may begin on top of it.
+_OF_A_BEGINNING = ("config.json", "run.json", "log.txt", "metrics.jsonl", ".lock", "events.out.tfevents.*", "*.part*")
+
 _log = logging.getLogger(__name__)
 
 
 def run_all(studies: list[Study], devices: list[str | None]) -> None:
-    """Run what isn't finished, one run a device at a time; first what trains, then what reads the weights.
+    """Run what isn't finished, one run a device at a time; first what trains, then what evaluates its weights.
 
-    Raises UserError naming the first run that failed, Interrupted when asked to stop; runs in progress have
-    saved their state then.
+    Raises UserError naming the first run that failed or can't begin, Interrupted when asked to stop; runs in progress
+    have saved their state then.
     """
     runs = [run for study in studies for run in study.runs]
     for data in {run.config.data.model_dump_json(): run.config.data for run in runs}.values():
         generate_once(data)
-    for reads in (False, True):
-        _run_some([run for run in runs if (run.weights_of is not None) == reads], devices)
+    for study in studies:
+        check_same_data(study.runs)
+    for run in runs:
+        if result_of(run) is None:
+            _check_free(run)
+    for evaluates in (False, True):
+        _run_some([run for run in runs if (run.source is not None) == evaluates], devices)
+
+
+def _check_free(run: Run) -> None:
+    """Raise UserError where a run would be written over what isn't its own."""
+    if run.out.is_dir() or run.settings.is_dir():
+        raise UserError(
+            f"{run.out if run.out.is_dir() else run.settings}: a folder of that name is in the way; move it"
+        )
+    if run.source is not None or not run.folder.exists():
+        return
+    check_settings(run)
+    if (run.folder / checkpoint.LAST).exists():
+        return
+    with readable(run.folder):
+        there = sorted(path.name for path in run.folder.iterdir())
+    others = [name for name in there if not any(fnmatchcase(name, own) for own in _OF_A_BEGINNING)]
+    if others or len(read_epochs(run.folder)) > 1:
+        raise UserError(
+            f"{run.folder}: has no {checkpoint.LAST} to go on from, but holds {(others or there)[0]}; put the "
+            f"checkpoint back, or move the folder away so that the study runs it anew"
+        )
 
 
 def _run_some(runs: list[Run], devices: list[str | None]) -> None:
@@ -46,19 +87,14 @@ def _run_some(runs: list[Run], devices: list[str | None]) -> None:
         if result_of(run) is None:
             waiting.put(run)
     pool = _Pool(waiting, len(runs), len(devices))
-    threads = [threading.Thread(target=pool.work, args=(device,)) for device in devices]
     before = {number: signal.signal(number, pool.stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with when_output_is_lost(pool.stop):
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+        with when_output_is_lost(pool.stop), ThreadPoolExecutor(len(devices)) as threads:
+            for done in as_completed([threads.submit(pool.work, device) for device in devices]):
+                done.result()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if pool.failed is not None:
-        raise UserError(pool.failed)
     if pool.stopping:
         raise Interrupted("stopped; the same command goes on where the runs were")
 
@@ -71,20 +107,24 @@ class _Pool:
         self.waiting, self.total, self.done = waiting, total, total - waiting.qsize()
         self.processes: set[subprocess.Popen] = set()
         self.lock = threading.Lock()
-        self.stopping, self.failed = False, None
+        self.stopping = False
 
     def work(self, device: str | None) -> None:
-        """Run one after another on a device until there is none left."""
-        while not self.stopping:
-            try:
-                run = self.waiting.get_nowait()
-            except queue.Empty:
-                return
-            code = next((code for arguments in _commands(run, device) if (code := self._call(run, arguments))), 0)
-            if code == 0:
-                self._tell(run)
-            elif not self.stopping:  # else it was asked to end, maybe before it could save
-                self._fail(run, code)
+        """Run one after another on a device until there is none left. Raises UserError for one that failed."""
+        try:
+            while not self.stopping:
+                try:
+                    run = self.waiting.get_nowait()
+                except queue.Empty:
+                    return
+                code = next((code for arguments in _commands(run, device) if (code := self._call(run, arguments))), 0)
+                if code == 0:
+                    self._tell(run)
+                elif not self.stopping:  # else it was asked to end, maybe before it could save
+                    raise _failure(run, code)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self, *_: object) -> None:
         """Ask every process to save and end."""
@@ -93,7 +133,9 @@ class _Pool:
             process.terminate()
 
     def _call(self, run: Run, arguments: list[str]) -> int:
-        with open(run.out, "ab") as out, self.lock:
+        with writing(run.out):
+            out = open(run.out, "ab")  # noqa: SIM115 - closed below; only opening it is told as an error of this file
+        with out, self.lock:
             if self.stopping:
                 return EXIT_INTERRUPTED
             # In a session of its own, so that Ctrl-C reaches it once, through `stop`: a second one would not save.
@@ -109,6 +151,8 @@ class _Pool:
 
     def _tell(self, run: Run) -> None:
         result = result_of(run)
+        if result is None:
+            raise UserError(f"{run.folder}: doesn't hold the results that its run ended with; see {run.out}")
         with self.lock:
             self.done += 1
             by_val = "not available" if result.validation is None else f"{result.validation:.2f} %"
@@ -117,36 +161,31 @@ class _Pool:
                 f"validation protocol {by_val}"
             )
 
-    def _fail(self, run: Run, code: int) -> None:
-        lines = run.out.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        with self.lock:
-            self.failed = self.failed or (
-                f"{run.name}, seed {run.seed} ended with exit code {code}: {lines[-1] if lines else 'no output'} "
-                f"({run.out}); the same command goes on where the study stopped"
-            )
-        self.stop()
+
+def _failure(run: Run, code: int) -> UserError:
+    lines = run.out.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return UserError(
+        f"{run.name}, seed {run.seed} ended with exit code {code}: {lines[-1] if lines else 'no output'} ({run.out}); "
+        f"the same command goes on where the study stopped"
+    )
 
 
 def _commands(run: Run, device: str | None) -> list[list[str]]:
     """The command lines that make a run; they share its settings, which are written to a file."""
     make_folder(run.folder.parent)
-    write_text(run.settings, json.dumps(run.config.model_dump(), indent=2) + "\n")
+    settings = json.dumps(run.config.model_dump(), indent=2) + "\n"
+    # As it is, if it is the same: an evaluation that is younger than its settings stands.
+    with readable(run.settings):
+        is_same = run.settings.exists() and run.settings.read_bytes() == settings.encode()
+    if not is_same:
+        write_text(run.settings, settings)
     base = [sys.executable, str(ROOT / MAINS[run.config.supervision]), "--config", str(run.settings)]
     base += [] if device is None else ["--gpu", device]
-    if run.weights_of is not None:
-        return [
-            [
-                *base,
-                "--evaluate",
-                "--resume",
-                str(run.weights_of / name),
-                "--output",
-                str(run.folder / name.removesuffix(".pth.tar")),
-            ]
-            for _, name in PROTOCOLS
-        ]
-    if (run.folder / checkpoint.LAST).exists():
-        return [[*base, "--resume", "last"]]
-    if run.folder.exists():
-        shutil.rmtree(run.folder)  # killed before its first epoch was over: nothing to go on from
-    return [base]
+    if run.source is None:
+        return [[*base, "--resume", "last"] if (run.folder / checkpoint.LAST).exists() else base]
+    return [
+        [*base, "--evaluate", "--resume", str(run.source.folder / WEIGHTS[split]),
+         "--output", str(evaluation_folder(run, split))]
+        for split in chosen_epochs(run.source)
+        if evaluated_accuracy(run, split) is None
+    ]  # fmt: skip

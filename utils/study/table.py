@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import statistics
 from typing import NamedTuple
@@ -9,7 +10,11 @@ from typing import NamedTuple
 import torch
 
 from model import build_model
-from utils.study.runs import Result, Study, result_of
+from utils.base.atomic import make_folder, write_text
+from utils.study.results import Result, check_same_data, result_of
+from utils.study.runs import TABLES, Study
+
+_log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
@@ -33,8 +38,24 @@ def rows_of(study: Study) -> dict[str, Row]:
     return rows
 
 
+def write_tables(studies: list[Study]) -> None:
+    """Write `table.md` and `table.tex` into the first study's output, and log them. Raises UserError as `table`."""
+    header, body = table(studies)
+    text = markdown(header, body)
+    paths = [make_folder(studies[0].output) / name for name in TABLES]
+    for path, content in zip(paths, (text, latex(header, body)), strict=True):
+        write_text(path, content)
+    _log.info(f"{text}\n{paths[0]}, {paths[1]}")
+
+
 def table(studies: list[Study]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the results, as text with "±" between mean and standard deviation (over seeds, n - 1)."""
+    """Header and rows of the results, as text with "±" between mean and standard deviation (over seeds, n - 1).
+
+    Raises UserError where a folder holds another run than the study asks for, or the runs of a row were trained on
+    different data.
+    """
+    for study in studies:
+        check_same_data(study.runs)
     every = [rows_of(study) for study in studies]
     names = list(dict.fromkeys(name for rows in every for name in rows))
     published = any(row.published is not None for rows in every for row in rows.values())
@@ -47,8 +68,9 @@ def table(studies: list[Study]) -> tuple[list[str], list[list[str]]]:
     if published:
         header.append("published")
         for line in body:
-            numbers = [rows[line[0]].published for rows in every if line[0] in rows and rows[line[0]].published]
-            line.append(f"{numbers[0]:.1f}" if numbers else "")
+            numbers = [rows[line[0]].published for rows in every if line[0] in rows]
+            there = [number for number in numbers if number is not None]
+            line.append(f"{there[0]:.1f}" if there else "")
     return header, body
 
 
@@ -71,20 +93,34 @@ def _spread(values: tuple[float, ...]) -> str:
 
 
 def markdown(header: list[str], body: list[list[str]]) -> str:
-    """A Markdown table; numbers are aligned to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    """A Markdown table; numbers are aligned to the right, and no name can end its cell."""
+    first, *rest = (f"| {' | '.join(map(_markdown_cell, line))} |\n" for line in (header, *body))
+    return "".join([first, f"| --- |{' ---: |' * (len(header) - 1)}\n", *rest])
+
+
+def _markdown_cell(text: str) -> str:
+    return re.sub(r"([\\|`*<>\[\]~])", r"\\\1", text)
 
 
 def latex(header: list[str], body: list[list[str]]) -> str:
     """The same as a LaTeX tabular; it needs the package booktabs."""
 
     def line(cells: list[str]) -> str:
-        return " & ".join(_escape(cell) for cell in cells) + r" \\" + "\n"
+        return " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\" + "\n"
 
     inner = line(header) + "\\midrule\n" + "".join(map(line, body))
     return f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n\\toprule\n{inner}\\bottomrule\n\\end{{tabular}}\n"
 
 
-def _escape(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text).replace("±", r"$\pm$")
+# Characters that LaTeX reads as something else. A line may not begin with [ or *: they would belong to the \\ before.
+_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "*": "{*}",
+    "±": r"$\pm$",
+}

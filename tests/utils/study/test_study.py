@@ -6,18 +6,24 @@ import json
 import os
 import queue
 import re
+import shutil
 import statistics
 import sys
 
+import h5py
 import pytest
 
 import weak_main
+from dataset import files
 from model import build_model
+from utils.base import checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
 from utils.study import __main__ as study_command
 from utils.study import pool, table
-from utils.study.runs import Run, Study, result_of
+from utils.study.results import result_of
+from utils.study.runs import Run, Study
 from utils.study.table import latex, markdown
+from utils.training import provenance
 
 
 @pytest.fixture
@@ -50,6 +56,13 @@ def pretend(run: Run, epochs: list[tuple[float, float]], **train: object) -> Non
         for i, (val, test) in enumerate(epochs, 1)
     ]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def one_line(capsys: pytest.CaptureFixture) -> str:
+    error = capsys.readouterr().err
+    assert error.startswith("error: "), error
+    assert error.count("\n") == 1, error
+    return error
 
 
 def test_a_study_runs_stops_at_nothing_and_goes_on(write_study, tmp_path, capsys):
@@ -167,6 +180,21 @@ def test_readings_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, 
     parameters = table._cells(table.rows_of(Study(path))["relative"])[0]
     assert f"| relative | {parameters} | {result_of(read).authors:.2f} |" in written
 
+    # The study asks for another rule now, and is interrupted before its evaluation begins.
+    activation = tmp_path / "activation.json"
+    activation.write_text(json.dumps({"extends": weak, "eval": {"localize": "activation"}}))
+    other = write_study(seeds=[1], runs={"weak": weak}, readings={"relative": ["weak", activation.name]})
+    asked = Study(other).runs[1]
+    assert result_of(asked) is None
+    assert len(pool._commands(asked, None)) == 2
+    assert result_of(asked) is None
+    assert study_command.main([other, "--table"]) == EXIT_DONE
+    assert f"| relative | {parameters} | not run yet |" in (tmp_path / "study" / "table.md").read_text()
+    pool._commands(read, None)  # back again: the evaluations are older than their settings, and are made anew
+    assert result_of(read) is None
+    assert study_command.main([path]) == EXIT_DONE
+    assert result_of(read) is not None
+
     (trained.folder / "best.pth.tar").touch()  # newer weights: the evaluation is of older ones
     assert result_of(read) is None
 
@@ -186,6 +214,149 @@ def test_readings_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, 
 def test_what_is_wrong_in_a_study(changes, message, write_study, capsys):
     assert study_command.main([write_study(**changes), "--table"]) == EXIT_USER_ERROR
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["..", ".", "...", "Ä", "***", "table.md", "a" * 201])
+def test_a_name_that_gives_no_folder_of_its_own_is_refused(name, write_study, tiny_config, tmp_path, capsys):
+    before = sorted(tmp_path.iterdir())
+    path = write_study(runs={name: tiny_config().name})
+    assert study_command.main([path, "--gpu", "cpu"]) == EXIT_USER_ERROR
+    assert "gives no name of a folder" in one_line(capsys)
+    assert {path.name for path in tmp_path.iterdir()} - {path.name for path in before} == {
+        "study0.json",
+        "supv_main_model.json",
+    }
+
+
+def test_text_that_is_no_single_line_is_refused(write_study, tiny_config, capsys):
+    for changes in ({"title": "two\nlines"}, {"runs": {"red \x1b[31m": tiny_config().name}}):
+        assert study_command.main([write_study(**changes), "--table"]) == EXIT_USER_ERROR
+        assert "printable" in one_line(capsys)
+
+
+def test_a_study_that_is_named_twice_is_refused(write_study, capsys):
+    path = write_study()
+    assert study_command.main([path, path]) == EXIT_USER_ERROR
+    assert "both write there" in one_line(capsys)
+
+
+def test_a_folder_with_something_of_somebody_else_is_left_alone(write_study, tmp_path, capsys):
+    path = write_study()
+    run = Study(path).runs[0]
+    run.folder.mkdir(parents=True)
+    (run.folder / "notes.txt").write_text("mine")
+    assert study_command.main([path, "--gpu", "cpu"]) == EXIT_USER_ERROR
+    assert "notes.txt" in one_line(capsys)
+    assert [path.name for path in run.folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_whose_checkpoint_is_gone_is_left_alone(write_study, capsys):
+    path = write_study()
+    run = Study(path).runs[0]
+    pretend(run, [(50.0, 60.0)] * 3, n_epoch=1)
+    run.folder.joinpath("metrics.jsonl").write_text('{"epoch": 1}\n' * 2)
+    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    assert study_command.main([path, "--gpu", "cpu"]) == EXIT_USER_ERROR
+    assert "no last.pth.tar to go on from" in one_line(capsys)
+    assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+
+
+def test_another_run_that_only_began_is_left_alone(write_study, capsys):
+    path = write_study()
+    run = Study(path).runs[0]
+    pretend(run, [], lr=0.1)
+    assert study_command.main([path, "--gpu", "cpu"]) == EXIT_USER_ERROR
+    assert "train.lr" in one_line(capsys)
+
+
+def test_a_run_that_was_killed_in_its_first_epoch_begins_again(write_study, tmp_path):
+    path = write_study(seeds=[1], set={"train": {"n_epoch": 1}})
+    (run,) = Study(path).runs
+    pretend(run, [(50.0, 60.0)])  # the line is written before the checkpoint
+    for name in ("log.txt", ".lock", "last.pth.tar.part"):
+        (run.folder / name).write_text("")
+    assert pool._commands(run, None)[0][-2:] == ["--config", str(run.settings)]
+    pool._check_free(run)
+
+
+@pytest.mark.parametrize("thing", ["run", "out"])
+def test_what_is_in_the_way_is_one_line(thing, write_study, capsys):
+    path = write_study()
+    run = Study(path).runs[1]
+    if thing == "run":
+        run.folder.parent.mkdir(parents=True)
+        run.folder.write_text("a file")
+    else:
+        run.out.mkdir(parents=True)
+    assert study_command.main([path, "--gpu", "cpu"]) == EXIT_USER_ERROR
+    assert "in the way" in (error := one_line(capsys)) or "is a file" in error
+    assert not Study(path).runs[0].folder.exists(), "nothing was begun"
+
+
+def test_an_error_in_a_thread_ends_the_study(write_study, monkeypatch, capsys):
+    def call(pool, run, arguments):
+        run.out.mkdir()  # since the study looked
+        return call_it(pool, run, arguments)
+
+    call_it = pool._Pool._call
+    monkeypatch.setattr(pool._Pool, "_call", call)
+    assert study_command.main([write_study(), "--gpu", "cpu,cpu"]) == EXIT_USER_ERROR
+    assert "seed-" in one_line(capsys)
+
+
+def test_an_epoch_whose_weights_were_never_saved_does_not_count(write_study):
+    run = Study(write_study(set={"train": {"n_epoch": 3}})).runs[0]
+    pretend(run, [(50.0, 60.0), (40.0, 50.0), (70.0, 80.0)])
+    weights = {"config": run.config.model_dump(), "network": {}, "metrics": {}}
+    checkpoint.save(run.folder / checkpoint.LAST, {**weights, "epoch": 2})
+    assert result_of(run) is None
+    checkpoint.save(run.folder / checkpoint.LAST, {**weights, "epoch": 3})
+    assert result_of(run).authors == 80.0
+    checkpoint.save(run.folder / checkpoint.BEST, {**weights, "epoch": 1})  # killed between the two
+    assert result_of(run) is None
+    checkpoint.save(run.folder / checkpoint.BEST, {**weights, "epoch": 3})
+    assert result_of(run).authors == 80.0
+
+
+def test_a_row_of_different_data_is_refused(write_study, tiny_data, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    path = write_study(set={"train": {"n_epoch": 1}, "data": {"root": str(data)}})
+    first, second = Study(path).runs
+    for run in (first, second):
+        pretend(run, [(50.0, 60.0)])
+        made_on = {"data": provenance.fingerprint(data, weak=False), "starts": []}
+        (run.folder / "run.json").write_text(json.dumps(made_on))
+    assert study_command.main([path]) == EXIT_DONE
+
+    with h5py.File(data / files.LABELS, "r+") as file:
+        file[files.KEY][0, 0] = file[files.KEY][1, 0]
+    for arguments in ([path], [path, "--table"]):
+        capsys.readouterr()
+        assert study_command.main(arguments) == EXIT_USER_ERROR
+        error = one_line(capsys)
+        assert f"other data than what {data} holds now: {files.LABELS}" in error
+
+    made_on["data"] = provenance.fingerprint(data, weak=False)
+    (second.folder / "run.json").write_text(json.dumps(made_on))
+    shutil.rmtree(data)  # with nothing there to compare with, the seeds are compared with one another
+    assert study_command.main([path, "--table"]) == EXIT_USER_ERROR
+    assert f"{second.folder}: was trained on other data than {first.folder}" in one_line(capsys)
+
+
+def test_val_numbers_do_not_come_into_columns_of_the_test_split(write_study, tiny_config, capsys):
+    weak = tiny_config("weak_main_model").name
+    changes = {"runs": {"weak": weak}, "readings": {"again": ["weak", weak]}, "set": {"eval": {"split": "val"}}}
+    assert study_command.main([write_study(**changes), "--table"]) == EXIT_USER_ERROR
+    assert "eval.split 'val'" in one_line(capsys)
+
+
+def test_no_name_breaks_a_table():
+    header, body = ["network", "x | y"], [["[a] \\ *b* | <c>", "1"], ["*", "2"]]
+    lines = markdown(header, body).splitlines()
+    assert [len(re.split(r"(?<!\\)\|", line)) for line in lines] == [4] * 4
+    assert lines[2] == r"| \[a\] \\ \*b\* \| \<c\> | 1 |"
+    assert r"{[}a] \textbackslash{} {*}b{*} \textbar{} \textless{}c\textgreater{} & 1 \\" in latex(header, body)
 
 
 def test_tables_are_well_formed():

@@ -1,0 +1,174 @@
+"""What the finished runs of a study left, and whether it is what the study asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils.base import checkpoint
+from utils.base.errors import UserError
+from utils.base.nested import differences
+from utils.config import files as config_files
+from utils.evaluation.protocols import Chosen, best_epochs, read_epochs
+from utils.evaluation.results import METRICS, read_metrics
+from utils.study.runs import Run
+from utils.training import provenance
+
+# The weights of the epoch that a split chose: "test" by the authors' protocol, "val" by the validation protocol.
+WEIGHTS = {"test": checkpoint.BEST, "val": checkpoint.BEST_VAL}
+
+# A finished run stands although these differ: they don't change its numbers.
+_SAME_NUMBERS = ("data.features", "data.workers", "data.generate", "train.print_freq", "train.save_every_minutes")
+
+
+class Result(NamedTuple):
+    """What a finished run leaves for the table; one that only evaluates has the epochs that its training chose."""
+
+    authors: float  # test accuracy in percent, best epoch on the test split
+    validation: float | None  # test accuracy in percent at the best epoch on the val split; None: there is no val split
+    seconds: float | None  # mean of an epoch, evaluation included; None: nothing was trained
+
+
+def result_of(run: Run) -> Result | None:
+    """The numbers of a finished run; None while it isn't.
+
+    Raises UserError where its folder holds another run, or can't be read.
+    """
+    with readable(run.folder):
+        if run.folder.exists() and not run.folder.is_dir():
+            raise UserError(f"{run.folder}: is a file where the folder of a run should be; move it away")
+        return _trained(run) if run.source is None else _evaluated(run)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses to be read within the block into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
+
+
+def evaluation_folder(run: Run, split: str) -> Path:
+    """Where a run that only evaluates leaves its evaluation of the weights that a split chose."""
+    return run.folder / WEIGHTS[split].removesuffix(".pth.tar")
+
+
+def check_settings(run: Run) -> None:
+    """Raise UserError where a run's folder holds a run with other settings than the study has."""
+    path = run.folder / "config.json"
+    if not path.exists():
+        return
+    theirs = config_files.build(config_files.read_json(path), source=str(path))
+    differing = [line for line in config_files.difference(run.config, theirs) if not line.startswith(_SAME_NUMBERS)]
+    if theirs.train.n_epoch < run.config.train.n_epoch:
+        differing = [line for line in differing if not line.startswith("train.n_epoch")]
+    if differing:
+        raise UserError(
+            f"{run.folder}: was run with other settings than the study has: {'; '.join(differing)}; remove the folder, "
+            f"or give the study another output"
+        )
+
+
+def check_same_data(runs: list[Run]) -> None:
+    """Raise UserError where the seeds of a row were trained on different data, or on other data than are there now."""
+    of_row: dict[str, tuple[Run, dict[str, Any]]] = {}
+    fingerprint = functools.cache(provenance.fingerprint)
+    for run in runs:
+        made_on = provenance.read(run.folder).get("data") if run.source is None else None
+        if made_on is None:
+            continue
+        root = run.config.data.root
+        first, of_first = of_row.setdefault(run.name, (run, made_on))
+        now = fingerprint(root, run.config.supervision == "weak")
+        for other, data in ((f"what {root} holds now", now or made_on), (str(first.folder), of_first)):
+            if differing := differences(made_on, data, " "):
+                what, here, there = differing[0]
+                raise UserError(
+                    f"{run.folder}: was trained on other data than {other}: {what} was {here}, not {there}; put the "
+                    f"data back, or remove the folder so that the study runs it anew"
+                )
+
+
+def _trained(run: Run) -> Result | None:
+    check_settings(run)
+    epochs = _saved_epochs(run.folder)
+    best = best_epochs(epochs)
+    if "test" not in best or epochs[-1]["epoch"] < run.config.train.n_epoch:
+        return None
+    for split, chosen in best.items():
+        weights = run.folder / WEIGHTS[split]
+        if weights.exists() and _epoch_of(weights) != chosen["epoch"]:
+            return None  # a kill came between the last epoch and its weights: the run mends that when it goes on
+    seconds = [number for epoch in epochs if isinstance(number := epoch.get("seconds"), int | float)]
+    return Result(
+        authors=best["test"]["test_accuracy"],
+        validation=best["val"]["test_accuracy"] if "val" in best else None,
+        seconds=statistics.mean(seconds) if seconds else None,
+    )
+
+
+def _evaluated(run: Run) -> Result | None:
+    if _trained(run.source) is None:
+        return None
+    accuracies = {split: evaluated_accuracy(run, split) for split in chosen_epochs(run.source)}
+    if None in accuracies.values():
+        return None
+    return Result(accuracies["test"], accuracies.get("val"), seconds=None)
+
+
+def chosen_epochs(run: Run) -> dict[str, Chosen]:
+    """The best of a trained run's epochs, by the split that chose it."""
+    return best_epochs(_saved_epochs(run.folder))
+
+
+def evaluated_accuracy(run: Run, split: str) -> float | None:
+    """The accuracy that was evaluated with the weights that a split chose; None where this has still to be done.
+
+    An evaluation counts that was made after the weights and after its settings were written, of the epoch, by the
+    rule and on the split that are asked for.
+    """
+    folder, weights = evaluation_folder(run, split), run.source.folder / WEIGHTS[split]
+    if not all(path.exists() for path in (folder / METRICS, weights, run.settings)):
+        return None
+    if (folder / METRICS).stat().st_mtime < max(path.stat().st_mtime for path in (weights, run.settings)):
+        return None
+    settings = config_files.build(config_files.read_json(run.settings), source=str(run.settings))
+    if config_files.difference(run.config, settings):
+        return None
+    metrics, asked = read_metrics(folder), run.config.eval
+    accuracy, threshold = metrics.get("accuracy"), metrics.get("threshold")
+    is_asked_for = (
+        metrics.get("split") == asked.split
+        and metrics.get("epoch") == chosen_epochs(run.source)[split]["epoch"]
+        and metrics.get("localize", "authors") == asked.localize
+        and asked.threshold in (None, threshold)
+        and Path(str(metrics.get("checkpoint"))).parts[-3:] == weights.parts[-3:]  # the study may have been moved
+    )
+    return accuracy if is_asked_for and isinstance(accuracy, float) and math.isfinite(accuracy) else None
+
+
+def _saved_epochs(folder: Path) -> list[dict[str, Any]]:
+    """The epochs of a run that `last.pth.tar` holds: a kill may leave a line of one that was never saved."""
+    last = folder / checkpoint.LAST
+    saved = _epoch_of(last) if last.exists() else None  # None: deleted, by somebody who won't go on
+    return [epoch for epoch in read_epochs(folder) if saved is None or epoch["epoch"] <= saved]
+
+
+def _epoch_of(path: Path) -> int:
+    """The epoch of a checkpoint of ours. Raises UserError for anything else."""
+    stat = path.stat()
+    return _read_epoch(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=1000)
+def _read_epoch(path: Path, *_version: int) -> int:
+    content = checkpoint.load(path)
+    if not checkpoint.is_ours(content):
+        raise UserError(f"{path}: is not a checkpoint of a run of this project; move it away")
+    return content["epoch"]
