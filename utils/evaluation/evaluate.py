@@ -110,11 +110,17 @@ def choose_threshold(network: nn.Module, batches: Batches, localization: Localiz
 
 @torch.inference_mode()
 def check_localization(network: nn.Module, dataset: AVEDataset, localization: Localization) -> None:
-    """Raise UserError where the network lacks what the localization rule reads; tried on a clip of `dataset`."""
+    """Try the network on a clip of `dataset`.
+
+    Raises UserError where it can't take clips of that size, and where it lacks what the localization rule reads.
+    """
     network.eval()
     device = next(network.parameters()).device
     visual, audio, _ = dataset[0]
-    _, explanation = network.explain(visual[None].to(device), audio[None].to(device))
+    try:
+        _, explanation = network.explain(visual[None].to(device), audio[None].to(device))
+    except ValueError as error:
+        raise UserError(f"{dataset.root}: {error}") from error
     try:
         localization.check(explanation)
     except ValueError as error:

@@ -1,0 +1,77 @@
+"""Every network of `model.NETWORKS` trains by the main of its supervision, goes on, and is evaluated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+import supv_main
+import weak_main
+from model import NETWORKS, build_loss, build_model
+from model.official import to_official
+from utils.base import checkpoint
+from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR
+from utils.config import files as config_files
+
+MAINS = {"full": supv_main, "weak": weak_main}
+CONFIGS = sorted((ROOT / "configs" / "baselines").glob("*.json"))
+BASELINES = [name for name in NETWORKS if not name.endswith("_main_model")]  # CMBS's own tests are all the others
+ONE_SIZE = [name for name in NETWORKS if "grid" in NETWORKS[name].settings.model_fields]
+
+
+def settings_of(name: str) -> dict:
+    """What makes a network fit the tiny data."""
+    return {"grid": [2, 2]} if name in ONE_SIZE else {}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_trains_goes_on_and_is_evaluated(name, tiny_config, tmp_path):
+    main = MAINS[NETWORKS[name].supervision]
+    config = tiny_config(name, model=settings_of(name), train={"n_epoch": 1})
+    arguments = ["--config", str(config), "--gpu", "cpu"]
+    assert main.main(arguments) == EXIT_DONE
+    assert main.main([*arguments, "--n_epoch", "2", "--resume", "last"]) == EXIT_DONE
+    run = tmp_path / "run"
+    assert checkpoint.load(run / checkpoint.LAST)["epoch"] == 2
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    terms = build_loss({"name": name}).weights
+    assert set(epochs[0]["loss"]) == {*terms, "total"}
+    metrics = json.loads((run / "eval-test" / "metrics.json").read_text())
+    assert metrics["accuracy"] == epochs[metrics["epoch"] - 1]["test_accuracy"]
+    assert (run / "eval-test" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ONE_SIZE)
+def test_data_of_another_size_is_told_in_a_line(name, tiny_config, capsys):
+    config = tiny_config(name, model={"grid": [3, 2]})
+    assert MAINS[NETWORKS[name].supervision].main(["--config", str(config), "--gpu", "cpu"]) == EXIT_USER_ERROR
+    error = capsys.readouterr().err
+    assert "10 segments with a grid of 3x2 cells" in error
+    assert error.count("\n") == 1
+
+
+def test_an_evaluation_tells_it_too(tiny_config, tmp_path, capsys):
+    config, weights = tiny_config("psp_supv", model={"grid": [3, 2]}), tmp_path / "weights.pth.tar"
+    torch.save(to_official(build_model(config_files.read_json(config)["model"])), weights)
+    arguments = ["--config", str(config), "--gpu", "cpu", "--evaluate", "--resume", str(weights)]
+    assert supv_main.main(arguments) == EXIT_USER_ERROR
+    assert "10 segments with a grid of 3x2 cells" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_for_each(path: Path):
+    config = config_files.build(config_files.read_json(path), str(path))
+    build_loss(config.model, config.train.loss_weights)
+    folder = "Exps/Supv/" if config.supervision == "full" else "Exps/WeaklySupv/"
+    assert config.train.snapshot_pref == f"{folder}{path.stem.removesuffix('_weak')}/"
+
+
+def test_every_network_has_its_recipe_and_its_demo():
+    named = {path.stem: config_files.read_json(path)["model"]["name"] for path in CONFIGS}
+    assert {name for stem, name in named.items() if not stem.startswith("demo_")} == set(BASELINES)
+    assert {name for stem, name in named.items() if stem.startswith("demo_")} == set(BASELINES)
