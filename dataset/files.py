@@ -26,6 +26,7 @@ import h5py
 import numpy as np
 
 from utils.base.errors import UserError
+from utils.base.text import require_file
 
 KEY = "avadataset"
 ORDER_KEY = "order"
@@ -207,18 +208,7 @@ def _naming_damage(path: str | os.PathLike) -> Iterator[None]:
 
 def _open(path: str | os.PathLike) -> h5py.File:
     path = Path(path)
-    try:
-        path.stat()
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise UserError(
-                f"{path}: is a link to {os.readlink(path)}, which does not exist; mend or remove the link"
-            ) from None
-        raise UserError(f"{path}: no such file; {HOW_TO_GET_DATA}") from None
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); change its permissions or copy it again"
-        ) from error
+    require_file(path, advice=HOW_TO_GET_DATA)
     try:
         return h5py.File(path, "r")
     except _DAMAGE as error:
@@ -232,8 +222,6 @@ def is_web_page(head: bytes) -> bool:
 
 def _why_unreadable(path: Path, error: Exception) -> str:
     """Name what `path`, which HDF5 refused to open, is instead, and the way out."""
-    if path.is_dir():
-        return "is a folder, not a file; remove it and fetch or make the file again"
     try:
         with open(path, "rb") as file:
             head = file.read(512)

@@ -18,6 +18,7 @@ import numpy as np
 
 from dataset import files
 from utils.base.errors import UserError
+from utils.base.text import read_lines
 
 SEGMENTS = 10  # of an AVE clip, one second each
 MINIMUM_SEGMENTS = 4  # both networks average a category over its 4 highest segments
@@ -42,14 +43,7 @@ def read_annotations(path: str | os.PathLike) -> list[Annotation]:
     missing field, a time that isn't a whole number of seconds, or an event that ends before it starts.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {files.HOW_TO_GET_DATA}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    lines = read_lines(path, advice=files.HOW_TO_GET_DATA)
     while lines and not lines[-1].strip():
         lines.pop()
     numbered = [(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1)]

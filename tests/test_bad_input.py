@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import pickle
 import re
 import typing
@@ -121,7 +122,9 @@ case("a config nested too deeply", text('{"a":' * 100000), "config.json")
 case("extends itself", text('{"extends": "config.json"}'), "extends itself")
 case("extends a missing file", text('{"extends": "mian.json"}'), "mian.json", "no such config file")
 case("extends a number", text('{"extends": 1}'), '"extends" must be the name')
-case("a config that is a folder", lambda w: w.path().mkdir(), "config.json", "cannot be read")
+case("a config that is a folder", lambda w: w.path().mkdir(), "config.json", "is a folder")
+case("a config in UTF-16", text('{"train": {}}'.encode("utf-16")), "config.json", "is UTF-16 text")
+case("a config that is a pipe", lambda w: os.mkfifo(w.path()), "config.json", "is a pipe or a device")
 case("no such config", nothing, "nothing.json", "no such config file", flags="--config {nothing.json}")
 
 
@@ -198,6 +201,11 @@ def page(path: Path) -> None:
     path.write_bytes(b"<!DOCTYPE html><title>Google Drive - Quota exceeded</title>")
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -253,6 +261,9 @@ case("data: an event that ends first", lines(lambda t: ["Doorbell&x&good&5&2", *
 case("data: an event past the clip", lines(lambda t: [*t[:-1], "Doorbell&x&good&5&20"]), TXT, "20")
 case("data: an annotation missing", lines(lambda t: t[:-1]), TXT, "39", "40")
 case("data: no annotation at all", lines(lambda t: []), TXT, "no annotation")
+case("data: annotations in UTF-16", data(TXT, lambda p: p.write_text(p.read_text(), "utf-16")), TXT, "is UTF-16 text")
+case("data: annotations from a pipe", data(TXT, pipe), TXT, "is a pipe or a device")
+case("data: features from a pipe", data(V, pipe), V, "is a pipe or a device")
 case("data: annotations in Latin-1", data(TXT, lambda p: p.write_bytes(b"\xe9" * 50)), TXT, "not UTF-8")
 
 
@@ -334,6 +345,7 @@ LAST, X = "--resume {run/last.pth.tar}", "--evaluate --resume {x.pth}"
 case("resume: nothing to go on with", nothing, "run/last.pth.tar", "no such checkpoint", flags="--resume last")
 case("resume: no such file", nothing, "x.pth", "no such checkpoint", flags="--resume {x.pth}")
 case("resume: a folder", nothing, "is a folder", "best.pth.tar", flags="--resume {data}")
+case("resume: a pipe", lambda w: os.mkfifo(w.path("x.pth")), "x.pth", "is a pipe or a device", flags=X)
 case("resume: an empty file", lambda w: w.path("x.pth").touch(), "is empty", flags=X)
 case("resume: an HTML page", lambda w: page(w.path("x.pth")), "HTML page", flags=X)
 case("resume: a text", lambda w: w.path("x.pth").write_text("weights " * 99), "not a checkpoint", flags=X)

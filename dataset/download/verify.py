@@ -13,6 +13,7 @@ import torch
 from dataset import files
 from dataset.check.scan import scan
 from utils.base.errors import UserError
+from utils.base.text import require_file
 
 
 def readable(path: Path) -> None:
@@ -20,6 +21,7 @@ def readable(path: Path) -> None:
 
     A file is opened, not read, except for a checkpoint.
     """
+    require_file(path)
     try:
         with open(path, "rb") as file:
             head = file.read(512)

@@ -30,6 +30,7 @@ from dataset.writing import write_features
 from utils.base.atomic import atomic_path, make_folder, require_free_space, write_text
 from utils.base.devices import choose_device
 from utils.base.errors import UserError
+from utils.base.text import require_file
 
 RECORD = "extraction.json"
 CLIPS = "clips"
@@ -110,10 +111,10 @@ def find_videos(sources: Sequence[Path]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for source in sources:
-        if not source.exists():
-            raise UserError(f"{source}: no such video or folder")
         paths = [source]
-        if source.is_dir():
+        if not source.is_dir():
+            require_file(source, "video or folder")
+        else:
             paths = sorted(path for path in source.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
             if not paths:
                 raise UserError(f"{source}: holds no video ({', '.join(ENDINGS)})")

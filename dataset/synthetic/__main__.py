@@ -7,7 +7,6 @@ python -m dataset.synthetic --out FOLDER --annotations Annotations.txt  # AVE's 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 
@@ -16,6 +15,7 @@ from dataset.synthetic.clips import DTYPES, Settings
 from dataset.synthetic.generate import generate
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
+from utils.base.text import read_json
 
 
 def _parser() -> Parser:
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         given["grid"] = tuple(given["grid"])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = generate(out, Settings(**given), force=force)
-    story = json.loads((folder / files.GENERATED).read_text(encoding="utf-8"))
+    story = read_json(folder / files.GENERATED)
     size = sum(story["bytes"].values())
     print(f"{folder}: generated data, {size / 1e9:.2f} GB" + "".join(f"; real: {part}" for part in story["real"]))
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from dataset import files, labels
 from utils.base.errors import UserError
+from utils.base.text import read_text
 
 DTYPES = ("float16", "float32", "float64")
 
@@ -95,7 +96,7 @@ def lay_out(settings: Settings) -> Layout:
     there = [(folder / name).exists() for name in (files.NOISY_AUDIO, files.NOISY_LABELS)]
     if not all(there) or (folder / files.GENERATED).exists():
         clips = settings.background_only or BACKGROUND_ONLY_OF_AVE
-        return Layout(path.read_text(encoding="utf-8"), orders, clips, None)
+        return Layout(read_text(path), orders, clips, None)
     with files.open_array(folder / files.NOISY_AUDIO) as audio:
         clips, *shape = audio.shape
     if shape != [settings.segments, settings.audio_dim] or settings.background_only not in (None, clips):
@@ -104,7 +105,7 @@ def lay_out(settings: Settings) -> Layout:
             f"the background_only, segments or audio_dim asked for; drop these options, or move the file away to have "
             f"generated ones"
         )
-    return Layout(path.read_text(encoding="utf-8"), orders, clips, folder)
+    return Layout(read_text(path), orders, clips, folder)
 
 
 def _orders_beside(path: Path) -> dict[str, np.ndarray]:

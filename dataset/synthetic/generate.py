@@ -29,6 +29,7 @@ from dataset.synthetic import planted
 from dataset.synthetic.clips import Layout, Settings, lay_out
 from utils.base import atomic
 from utils.base.errors import UserError
+from utils.base.text import read_json
 
 # Of what is generated: raised when the same settings give other data than before.
 _VERSION = 2
@@ -123,9 +124,9 @@ def _holds(out: Path, story: dict, force: bool) -> bool:
     if not present:
         return False
     try:
-        made = json.loads((out / files.GENERATED).read_text(encoding="utf-8"))
+        made = read_json(out / files.GENERATED)
         sizes = dict(made.pop("bytes"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, KeyError, TypeError, ValueError, AttributeError):
         made, sizes = None, {}
     for name in present:
         if name != files.GENERATED and (out / name).stat().st_size != sizes.get(name):

@@ -128,7 +128,7 @@ DAMAGES = {
     "annotations not text": (
         lambda folder: (folder / files.ANNOTATIONS).write_bytes(b"\xff\xfe\x00"),
         files.ANNOTATIONS,
-        "not UTF-8",
+        "is UTF-16 text",
     ),
 }
 WEAK_DAMAGES = {

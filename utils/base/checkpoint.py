@@ -21,6 +21,7 @@ import torch
 
 from utils.base.atomic import atomic_path
 from utils.base.errors import UserError
+from utils.base.text import require_file
 
 FORMAT = "cmbs-1"
 LAST, BEST, BEST_VAL = "last.pth.tar", "best.pth.tar", "best-val.pth.tar"
@@ -45,18 +46,15 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     Raises UserError that says what the file is instead: missing, truncated, with code in it, or no checkpoint.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, not a checkpoint; name the file in it, such as {path / BEST}")
+    require_file(path, "checkpoint", "`--resume` takes a file, or last for the run's own")
     try:
         size = path.stat().st_size
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder, not a checkpoint; name the file in it, such as {path / BEST}")
         with open(path, "rb") as file:
             head = file.read(64).lstrip().lower()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint; `--resume` takes a file, or last for the run's own") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{str(path)!r}: is not a file name ({error})") from error
     try:
         _check_sums(path, head)
         with warnings.catch_warnings(action="ignore"):  # advice on how to load unsafely

@@ -104,6 +104,8 @@ def guarded_output() -> Iterator[Stream]:
             out.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
+        root = logging.getLogger()
+        root.handlers[:] = [handler for handler in root.handlers if getattr(handler, "stream", None) is not out]
 
 
 def _open_what_is_closed() -> None:

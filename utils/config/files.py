@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from model.settings import short
+from utils.base import text
 from utils.base.errors import UserError
 from utils.base.nested import differences
 from utils.config.messages import explain
@@ -35,22 +35,9 @@ def read_json(path: str | os.PathLike, _extended_by: tuple[Path, ...] = ()) -> d
     path = Path(path)
     if path.resolve() in _extended_by:
         raise UserError(f'{path}: extends itself, through {_extended_by[-1]}; remove one "extends"')
-    try:
-        values = json.loads(
-            path.read_bytes().decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant
-        )
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file; {_similar_file(path)}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as a config file ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a valid config: {error}") from error
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply to be a config") from None
+    values = text.read_json(
+        path, "config file", _similar_file(path), object_pairs_hook=_no_repeats, parse_constant=_no_constant
+    )
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a JSON object with the sections model, data, train and eval")
     values = renamed(values, str(path))

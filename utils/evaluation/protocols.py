@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.base.errors import UserError
+from utils.base.text import require_file
 
 METRICS = "metrics.jsonl"  # of a run folder
 CHOOSING_SPLITS = {"authors": "test", "validation": "val"}  # protocol -> the split that chooses its epoch
@@ -29,8 +30,9 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS
     if not path.exists():
         return []
-    try:
-        *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    require_file(path)
+    try:  # not by `read_text`: a machine that lost its power may leave anything at the file's end
+        *lines, rest = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     lines += [rest] if _epoch(rest) is not None else []

@@ -11,6 +11,7 @@ import numpy as np
 from dataset.labels import ClipNames
 from utils.base.atomic import atomic_path, make_folder, write_text
 from utils.base.errors import UserError
+from utils.base.text import read_json
 from utils.evaluation.evaluate import Evaluation
 
 METRICS = "metrics.json"
@@ -88,14 +89,7 @@ def _readable_json(values: dict[str, Any]) -> str:
 def read_metrics(folder: Path) -> dict[str, Any]:
     """`metrics.json` of an evaluation's folder, whatever it holds. Raises UserError where there is no JSON object."""
     path = folder / METRICS
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {folder} is not an evaluation's folder") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is damaged ({error}); evaluate again with supv_test.sh or weak_test.sh") from error
+    metrics = read_json(path, advice=f"{folder} is not an evaluation's folder")
     if not isinstance(metrics, dict):
         raise UserError(f"{path}: is damaged (no JSON object); evaluate again with supv_test.sh or weak_test.sh")
     return metrics

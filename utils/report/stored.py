@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from utils.base.errors import UserError
+from utils.base.text import read_json_lines, require_file
 from utils.evaluation.results import ATTENTION, METRICS, PREDICTIONS, read_metrics
 
 _AGAIN = "evaluate again with supv_test.sh or weak_test.sh"
@@ -142,12 +142,14 @@ def read(folder: Path) -> Stored:
     """Read what `results.write` wrote. Raises UserError for a folder that isn't a whole evaluation."""
     metrics = _metrics(folder / METRICS, read_metrics(folder))
     try:
-        lines = (folder / PREDICTIONS).read_text(encoding="utf-8").rstrip("\n").split("\n")
-        attention = np.lib.format.open_memmap(folder / ATTENTION, "r") if (folder / ATTENTION).exists() else None
-        clips = [json.loads(line) for line in lines]
+        clips = read_json_lines(folder / PREDICTIONS)
+        attention = None
+        if (folder / ATTENTION).exists():
+            require_file(folder / ATTENTION)
+            attention = np.lib.format.open_memmap(folder / ATTENTION, "r")
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{folder}: its files are damaged ({error}); {_AGAIN}") from error
     if len(clips) != metrics["clips"]:
         raise UserError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import platform
 import shlex
@@ -23,6 +22,7 @@ import torch
 from dataset import files
 from utils.base import processes
 from utils.base.errors import UserError
+from utils.base.text import read_json
 
 FILE = "run.json"
 
@@ -100,8 +100,5 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
+    content = read_json(path)
     return content if isinstance(content, dict) else {}

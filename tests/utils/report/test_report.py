@@ -130,7 +130,7 @@ def test_a_folder_that_is_no_evaluation_is_a_user_error(tmp_path: Path) -> None:
         report_page.write(tmp_path)
     write_evaluation(tmp_path, 5, ["a", "b"])
     (tmp_path / results.METRICS).write_text('{"accuracy": ')
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match=r"metrics\.json, line 1, column 14: not valid JSON"):
         report_page.write(tmp_path)
 
 
