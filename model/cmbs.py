@@ -89,10 +89,12 @@ class SupervisedCMBS(nn.Module):
         self.event_classifier = nn.Linear(d, 1)
         self.category_classifier = nn.Linear(d, settings.categories)
 
-    def forward(self, visual: Tensor, audio: Tensor) -> SupervisedOutput:
+    def forward(self, visual: Tensor, audio: Tensor) -> SupervisedOutput | SupervisedOutputAsWritten:
         return self.explain(visual, audio)[0]
 
-    def explain(self, visual: Tensor, audio: Tensor) -> tuple[SupervisedOutput, Explanation]:
+    def explain(
+        self, visual: Tensor, audio: Tensor
+    ) -> tuple[SupervisedOutput | SupervisedOutputAsWritten, Explanation]:
         visual, audio = _only(self.modalities, visual, audio)
 
         # 1. Audio-guided attention

@@ -224,14 +224,16 @@ def test_the_weak_network_is_read_as_its_run_or_an_evaluation_did(tmp_path, chec
     assert said["as an evaluation"]["events"] == []
 
     supervised_file, _ = checkpoints[config_settings.SUPERVISED]
-    del metrics["localize"]
-    (tmp_path / "eval-val").mkdir()
-    (tmp_path / "eval-val" / "metrics.json").write_text(json.dumps(metrics))
-    (tmp_path / "eval-val" / "predictions.jsonl").write_text("")
+    older = {key: value for key, value in metrics.items() if key != "localize"}
+    for folder, values in {"eval-val": {**metrics, "supervision": "full"}, "eval-train": older}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "metrics.json").write_text(json.dumps(values))
+        (tmp_path / folder / "predictions.jsonl").write_text("")
     capsys.readouterr()
     for arguments, message in [
         (["--resume", supervised_file, "--reading", evaluation], "--reading is for the weakly supervised network"),
         (["--resume", file, "--reading", tmp_path / "eval-val"], "is an evaluation of the supervised network"),
+        (["--resume", file, "--reading", tmp_path / "eval-train"], "is an evaluation of the supervised network"),
         (["--resume", file, "--reading", tmp_path], "is not an evaluation's folder"),
     ]:
         assert run(path, *arguments) == 2, message
