@@ -18,18 +18,19 @@ from dataset.extract.features import FeatureExtractor
 from dataset.extract.video import read_clips, read_timestamps
 from dataset.labels import SEGMENTS
 from model.localization import Localization
+from utils.base.errors import UserError
 
 
 class Answer(NamedTuple):
     """What a network says of the clip that begins at second `start`.
 
-    event [T]: probability that a segment is an event. category [C] or, weak, [C+1] with background last:
-    probabilities of the clip's category. attention [T, H, W]: sums to 1 over the grid.
+    event [T]: probability that a segment is an event. joint [T, C+1]: that it is an event of each category, and last
+    what remains, the share of its clip being background. attention [T, H, W]: sums to 1 over the grid.
     """
 
     start: int
     event: np.ndarray
-    category: np.ndarray
+    joint: np.ndarray
     attention: np.ndarray
 
 
@@ -87,7 +88,7 @@ def timeline_of(
         hop: seconds from a clip's start to the next one's.
         threshold: a segment with a higher probability is an event.
 
-    Raises BrokenVideo for a file that can't be read.
+    Raises BrokenVideo for a file that can't be read, UserError for a network that can't take the features.
     """
     video = read_timestamps(path)
     seconds = video.whole_seconds
@@ -95,16 +96,15 @@ def timeline_of(
     answers, notes = [], list(video.notes)
     for clip in read_clips(video, clip_starts(seconds, hop), SEGMENTS):
         visual, audio = (torch.from_numpy(array)[None].to(weight) for array in extractor(clip))
-        output, explanation = network.explain(visual, audio)
-        event = localization(output, explanation).event_probability
-        answers.append(
-            Answer(
-                clip.start,
-                event[0].double().cpu().numpy(),
-                output.category_logits[0].double().softmax(0).cpu().numpy(),
-                explanation.attention[0].double().cpu().numpy(),
-            )
-        )
+        try:
+            output, explanation = network.explain(visual, audio)
+        except ValueError as error:
+            raise UserError(f"the features that videos give here don't fit the network: {error}") from error
+        prediction = localization(output, explanation)
+        event, joint = (x[0].double().cpu().numpy() for x in prediction[2:])
+        rest = np.maximum(event - joint.sum(1), 0)
+        attention = explanation.attention[0].double().cpu().numpy()
+        answers.append(Answer(clip.start, event, np.column_stack([joint, rest]), attention))
         notes += [note for note in clip.notes if note not in notes]
     event, joint, attention = merge(answers, seconds)
     segments = decide(event, joint, categories, threshold)
@@ -122,21 +122,20 @@ def timeline_of(
 
 
 def merge(answers: Sequence[Answer], seconds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means over the clips that contain a segment: event [S], joint [S, columns], attention [S, H, W].
+    """Means over the clips that contain a segment: event [S], joint [S, C+1], attention [S, H, W].
 
-    joint is event times category probability within a clip, so that of two clips the one that finds the event in
-    this segment decides its category.
+    Of two clips, the one that finds the event in this segment so decides its category.
     """
     count = np.zeros(seconds)
     event = np.zeros(seconds)
-    joint = np.zeros((seconds, len(answers[0].category)))
+    joint = np.zeros((seconds, answers[0].joint.shape[1]))
     attention = np.zeros((seconds, *answers[0].attention.shape[1:]))
     for answer in answers:
         inside = slice(answer.start, min(answer.start + len(answer.event), seconds))
         length = inside.stop - inside.start
         count[inside] += 1
         event[inside] += answer.event[:length]
-        joint[inside] += answer.event[:length, None] * answer.category
+        joint[inside] += answer.joint[:length]
         attention[inside] += answer.attention[:length]
     return event / count, joint / count[:, None], attention / count[:, None, None]
 

@@ -25,10 +25,11 @@ from dataset.extract import data_folder
 from dataset.extract import features as extract_features
 from dataset.extract.features import Features
 from dataset.extract.video import read_clip
-from model import build_model
+from model import NETWORKS, build_model
 from model.localization import Localization
 from model.official import to_official
 from utils.base import checkpoint
+from utils.base.errors import UserError
 from utils.config import files as config_files
 from utils.config import settings as config_settings
 from utils.predict import __main__ as predict_command
@@ -85,12 +86,14 @@ def test_clips_cover_every_second():
 
 def test_merging_takes_means_and_the_clip_with_the_event_decides():
     attention = np.full((10, 1, 2), 0.5)
-    early = Answer(0, np.repeat([0.9, 0.1], 5), np.array([0.8, 0.2]), attention)
-    late = Answer(5, np.repeat([0.7, 0.1], 5), np.array([0.1, 0.9]), attention + np.array([0.2, -0.2]))
+    event = np.repeat([0.9, 0.1], 5)
+    early = Answer(0, event, np.outer(event, [0.8, 0.2, 0]), attention)
+    event = np.repeat([0.7, 0.1], 5)
+    late = Answer(5, event, np.outer(event, [0.1, 0.9, 0]), attention + np.array([0.2, -0.2]))
     event, joint, where = merge([early, late], 15)
     assert event.tolist() == pytest.approx([0.9] * 5 + [0.4] * 5 + [0.1] * 5)
-    assert joint[0] == pytest.approx([0.72, 0.18])
-    assert joint[7] == pytest.approx([(0.08 + 0.07) / 2, (0.02 + 0.63) / 2])
+    assert joint[0] == pytest.approx([0.72, 0.18, 0])
+    assert joint[7] == pytest.approx([(0.08 + 0.07) / 2, (0.02 + 0.63) / 2, 0])
     assert where[7, 0] == pytest.approx([0.6, 0.4])
     segments = decide(event, joint, categories=2, threshold=0.3)
     assert segments.tolist() == [0] * 5 + [1] * 5 + [2] * 5
@@ -125,6 +128,27 @@ def test_clock():
 def test_one_clip_is_the_networks_own_prediction(tmp_path, checkpoints, state):
     _, network = checkpoints[config_settings.SUPERVISED if state is None else config_settings.WEAK]
     localization = Localization(network) if state is None else Localization.of_state(network, state)
+    check_one_clip(tmp_path, network, localization)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if not name.endswith("_main_model")])
+def test_one_clip_is_any_networks_own_prediction(tmp_path, name):
+    torch.manual_seed(1)
+    network = build_model({"name": name}).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():  # so that segments differ
+            parameter.mul_(2)
+    check_one_clip(tmp_path, network, Localization(network))
+
+
+def test_a_network_of_another_grid_is_told(tmp_path):
+    network = build_model({"name": "avel_supv", "grid": [4, 4]}).eval()
+    path = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
+    with pytest.raises(UserError, match="grid of 4x4 cells"):
+        timeline_of(path, network, Localization(network), ClipFeatures(), 28, 5, 0.5)
+
+
+def check_one_clip(tmp_path, network, localization):
     path = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
     extractor = ClipFeatures()
     timeline = timeline_of(path, network, localization, extractor, 28, 5, localization.event_threshold)
