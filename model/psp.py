@@ -232,7 +232,7 @@ class WeakPSPLoss(nn.Module):
 
     def forward(self, output: WeakPSPOutput, labels: Tensor) -> dict[str, Tensor]:
         probs = at_least_float32(output.category_probs)
-        with torch.autocast(probs.device.type, enabled=False):  # which refuses this loss
+        with torch.autocast("cuda" if probs.is_cuda else "cpu", enabled=False):  # which refuses this loss
             category = F.binary_cross_entropy(probs, labels.to(probs.dtype))
         return with_total({"category": category}, self.weights)
 

@@ -1,123 +1,98 @@
-"""One row of the benchmark: a way of working, what of it is timed, and the numbers."""
+"""Measuring the rows of the benchmark, each in a process of its own."""
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.benchmark import timer
 
 from dataset import files
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.labels import SEGMENTS
 from dataset.loading import Batch, Batches, fitting_placement, make_batches
+from dataset.synthetic import generate
 from model import build_loss, build_model
 from model.localization import Localization
+from utils.base.atomic import atomic_path
 from utils.base.devices import autocast, choose_device, dtype_of
+from utils.base.errors import UserError
 from utils.base.memory import keep_freed_memory
-from utils.benchmark import roofline
+from utils.benchmark.roofline import ProductTimer, Work, count
+from utils.benchmark.rows import Case, Row, Variant
 from utils.config.settings import Config
 from utils.evaluation.evaluate import evaluate
 from utils.training.randomness import seed_everything
 from utils.training.state import Training
 
+AVE_SIZE = {"train": 3339, "val": 402, "test": 402, "background_only": 178, "categories": 28}
 GRID = (7, 7)  # of the AVE features
-
-
-class Way(NamedTuple):
-    """A way of working."""
-
-    precision: str
-    features: str  # a value of the setting data.features
-    devices: tuple[str, ...] = ("cpu", "cuda")
-    authors: bool = False
-    compile: bool = False
-
-
-_AUTHORS = {"authors": Way("float64", "loader", authors=True)}
-_PRECISIONS = {name: Way(name, "auto") for name in ("float32", "bfloat16", "float64")}
-_COMPILED = {f"{name}-compiled": Way(name, "auto", ("cuda",), compile=True) for name in ("float32", "bfloat16")}
-_PLACES = {
-    "device": Way("float32", "device", devices=("cuda",)),
-    "host": Way("float32", "host"),
-    "stream": Way("float32", "stream"),
-    "loader": Way("float32", "loader"),
-}
-# What is measured -> the ways in which it is.
-WAYS = {
-    "train": _AUTHORS | _PRECISIONS | _COMPILED,
-    "eval": _AUTHORS | _PRECISIONS,
-    "data": _AUTHORS | _PLACES,
-    "epoch": _AUTHORS | _PRECISIONS | _COMPILED | {"stream": _PLACES["stream"]},
-}
-
-
-@dataclass
-class Row:
-    """A measured row of the table. Times are seconds a step."""
-
-    name: str
-    clips: int  # a step
-    seconds: float = 0.0  # median
-    fastest: float = 0.0
-    slowest: float = 0.0
-    steps: int = 0  # measured
-    bound: float | None = None  # seconds of utils.benchmark.roofline.Bound; train and eval rows
-    rate: float | None = None  # its other numbers
-    fastest_rate: float | None = None
-    copy_rate: float | None = None
-    flops: int | None = None  # in matrix products
-    throughput: float | None = None  # clips/s over all steps, of data and epoch rows
-    loading_seconds: float | None = None  # before the first step
-    features: str = ""  # the class of dataset.loading that held them
-    total_seconds: float | None = None  # of a whole epoch
-    host_bytes: int = 0  # peak of the process, its loader workers left out
-    device_bytes: int | None = None
-    note: str = ""
-    times: list[float] = field(default_factory=list)
-
-    @property
-    def clips_per_second(self) -> float:
-        """By the median step, or over all steps where these differ in what they wait for."""
-        return self.throughput or self.clips / self.seconds
 
 
 @dataclass(frozen=True)
 class Task:
     """What a measuring process needs to know."""
 
-    name: str
-    config: Config
-    device: str
-    repeats: int
-    seconds: float
+    case: Case
+    device: str  # cpu or cuda
+    repeats: int  # steps that a train or eval row times,
+    seconds: float  # while these last; an epoch is cut off after them
     data_root: str
-    trace: str | None = None
+    trace: str | None = None  # a file
 
     @property
-    def what(self) -> str:
-        return self.name.split("/")[1]
+    def config(self) -> Config:
+        return self.case.config
 
     @property
-    def way(self) -> Way:
-        return WAYS[self.what][self.name.split("/")[2]]
+    def variant(self) -> Variant:
+        return self.case.variant
+
+
+def measure_all(tasks: Sequence[Task]) -> tuple[list[Row], list[str]]:
+    """The rows of some tasks, told on stderr as they come, and the reasons of those that could not be measured."""
+    rows, failures = [], []
+    for task in tasks:
+        try:
+            rows.append(measure_apart(task))
+            print(f"{task.case.name}: {rows[-1].seconds:.4g} s", file=sys.stderr)
+        except UserError as error:
+            failures.append(f"{task.case.name}: {error}")
+            print(f"not measured: {failures[-1]}", file=sys.stderr)
+    return rows, failures
+
+
+def measure_apart(task: Task) -> Row:
+    """Measure in a fresh process. Raises UserError where that fails for a reason that the user can change."""
+    if task.case.timed in ("data", "epoch") and not Path(task.data_root).exists():
+        generate.generate(task.data_root, generate.Settings(**AVE_SIZE))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        try:
+            return process.submit(measure, task).result()
+        except BrokenProcessPool:
+            raise UserError("its process was killed; is there enough memory?") from None
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"does not fit into the GPU's memory ({str(error).splitlines()[0]})") from None
 
 
 def measure(task: Task) -> Row:
     """Measure one row in this process, which should be a fresh one: peak memory is the process's."""
     device, _ = choose_device("cpu" if task.device == "cpu" else None)
-    if not task.way.authors:
+    if not task.variant.authors:
         keep_freed_memory()
     seed_everything(task.config.train.seed)
-    row = Row(task.name, task.config.train.batch_size)
-    {"train": _train_step, "eval": _evaluation, "data": _data_path, "epoch": _epoch}[task.what](task, device, row)
+    row = Row(task.case.name, task.config.train.batch_size)
+    {"train": _train_step, "eval": _evaluation, "data": _data_path, "epoch": _epoch}[task.case.timed](task, device, row)
     row.seconds, row.fastest, row.slowest = median(row.times), min(row.times), max(row.times)
     row.steps = len(row.times)
     row.host_bytes = _peak_host_memory()
@@ -127,36 +102,24 @@ def measure(task: Task) -> Row:
 
 def _train_step(task: Task, device: torch.device, row: Row) -> None:
     training = _training(task, device, {})
-    batch = _random_batch(task.config, device, dtype_of(task.way.precision))
+    batch = _random_batch(task.config, device, dtype_of(task.variant.precision))
     training.network.train()
-
-    def step() -> None:
-        terms, _, _ = training.gradients(batch)
-        if task.way.authors:
-            terms["total"].item()
-        training.optimizer.step()
-
-    network, loss, on_meta = _on_meta(task.config)
-    work = roofline.count(lambda: loss(network(on_meta.visual, on_meta.audio), on_meta.labels)["total"].backward())
-    _time_steps(step, work, task, device, row)
+    _time_steps(lambda: _update(training, batch, task), training_work(task.config), task, device, row)
 
 
 def _evaluation(task: Task, device: torch.device, row: Row) -> None:
-    network, _ = _network(task.config)
-    network.to(device, dtype_of(task.way.precision)).eval()
-    batch = _random_batch(task.config, device, dtype_of(task.way.precision))
+    network = build_model(task.config.model)
+    network.to(device, dtype_of(task.variant.precision)).eval()
+    batch = _random_batch(task.config, device, dtype_of(task.variant.precision))
 
     @torch.inference_mode()
     def step() -> None:
-        with autocast(device, task.way.precision):
+        with autocast(device, task.variant.precision):
             prediction = network.predict(*network.explain(batch.visual, batch.audio))
-        if task.way.authors:
+        if task.variant.authors:
             prediction.segments.cpu()
 
-    counted, _, on_meta = _on_meta(task.config)
-    with torch.no_grad():
-        work = roofline.count(lambda: counted(on_meta.visual, on_meta.audio))
-    _time_steps(step, work, task, device, row)
+    _time_steps(step, evaluation_work(task.config), task, device, row)
 
 
 def _data_path(task: Task, device: torch.device, row: Row) -> None:
@@ -170,35 +133,41 @@ def _epoch(task: Task, device: torch.device, row: Row) -> None:
     training.network.train()
 
     def step(batch: Batch) -> None:
-        terms, _, _ = training.gradients(batch)
-        if task.way.authors:
-            terms["total"].item()
-        training.optimizer.step()
+        _update(training, batch, task)
 
     if device.type == "cuda":  # what the first epochs do once: loading kernels, compiling, recording CUDA graphs
-        for _ in range(3 if task.way.compile else 1):
+        for _ in range(3 if task.variant.compile else 1):
             for batch in batches["train"].epoch(0):
                 step(batch)
-        roofline.synchronize(device)
-    start = time.perf_counter()
+    start = timer()
     if _time_epoch(batches["train"], task, device, row, step):
         for split in ("val", "test"):
-            evaluate(training.network, batches[split], training.network.predict, task.way.precision)
-        row.total_seconds = time.perf_counter() - start
+            evaluate(training.network, batches[split], training.network.predict, task.variant.precision)
+        row.total_seconds = timer() - start
         row.note = f"{row.total_seconds:.1f} s with the evaluation of val and test"
 
 
-def _time_steps(step: Callable[[], None], work: roofline.Work, task: Task, device: torch.device, row: Row) -> None:
+def _update(training: Training, batch: Batch, task: Task) -> None:
+    """A training step; the authors look at the loss after each."""
+    terms, _, _ = training.gradients(batch)
+    if task.variant.authors:
+        terms["total"].item()
+    training.optimizer.step()
+
+
+def _time_steps(step: Callable[[], None], work: Work, task: Task, device: torch.device, row: Row) -> None:
     """Time a step and, in turn with it, its products alone; `task.repeats` times while `task.seconds` last."""
-    dtype = torch.bfloat16 if task.way.precision == "bfloat16" else dtype_of(task.way.precision)
-    alone = roofline.Stopwatch(work, device, dtype)
+    dtype = torch.bfloat16 if task.variant.precision == "bfloat16" else dtype_of(task.variant.precision)
+    alone = ProductTimer(work, device, dtype)
     for _ in range(3 if device.type == "cuda" else 1):
         step()
-    start = time.perf_counter()
-    while len(row.times) < task.repeats and (not row.times or time.perf_counter() - start < task.seconds):
-        row.times.append(roofline.time_once(step, device))
+    start = timer()
+    while len(row.times) < task.repeats and (not row.times or timer() - start < task.seconds):
+        before = timer()  # waits for the device; a call of `Timer` would warm up before each step
+        step()
+        row.times.append(timer() - before)
         alone.round()
-    row.bound, row.rate, row.fastest_rate, row.copy_rate = alone.bound()
+    row.roofline, row.rate, row.fastest_rate, row.copy_rate = alone.roofline()
     row.flops = work.flops
     if task.trace:
         _trace(step, device, task.trace)
@@ -206,20 +175,19 @@ def _time_steps(step: Callable[[], None], work: roofline.Work, task: Task, devic
 
 def _time_epoch(batches: Batches, task: Task, device: torch.device, row: Row, step: Callable[[Batch], None]) -> bool:
     """Time the steps of an epoch for `task.seconds`; returns whether it was whole."""
-    start = last = time.perf_counter()
+    start = last = timer()
     clips, whole = 0, True
     for batch in batches.epoch(1):
         step(batch)
         clips += len(batch.clips)
-        if device.type == "cpu" or task.way.authors:
-            now = time.perf_counter()
+        if device.type == "cpu" or task.variant.authors:
+            now = timer()
             row.times.append(now - last)
             last = now
             if now - start > task.seconds and len(row.times) < len(batches):
                 row.note, whole = f"the first {len(row.times)} of {len(batches)} steps", False
                 break
-    roofline.synchronize(device)
-    seconds = time.perf_counter() - start
+    seconds = timer() - start
     row.throughput = clips / seconds
     row.times = row.times or [seconds / len(batches)]  # nothing waits for a GPU within its epoch
     return whole
@@ -232,30 +200,39 @@ def _trace(step: Callable[[], None], device: torch.device, path: str) -> None:
     with torch.profiler.profile(activities=activities, record_shapes=True) as profile:
         for _ in range(2):
             step()
-        roofline.synchronize(device)
-    profile.export_chrome_trace(path)
+        timer()
+    with tempfile.TemporaryDirectory() as folder, atomic_path(path) as part:
+        written = Path(folder) / Path(path).name  # the profiler says nothing of a file that it can't write
+        profile.export_chrome_trace(str(written))
+        part.write_bytes(written.read_bytes())
 
 
-def _network(config: Config) -> tuple[nn.Module, nn.Module]:
-    return build_model(config.model), build_loss(config.model)
+def training_work(config: Config) -> Work:
+    """The matrix products of a training step."""
+    network, loss, batch = _on_meta(config)
+    return count(lambda: loss(network(batch.visual, batch.audio), batch.labels)["total"].backward())
+
+
+def evaluation_work(config: Config) -> Work:
+    """The matrix products of the evaluation of a batch."""
+    network, _, batch = _on_meta(config)
+    with torch.no_grad():
+        return count(lambda: network(batch.visual, batch.audio))
 
 
 def _on_meta(config: Config) -> tuple[nn.Module, nn.Module, Batch]:
     """The network, its loss and a batch without numbers, to count with."""
-    network, loss = _network(config)
-    # In training mode also for evaluation, whose fused kernels would hide the same products.
-    return network.to("meta").train(), loss, _random_batch(config, torch.device("meta"), torch.float32)
+    batch = _random_batch(config, torch.device("meta"), torch.float32)
+    with torch.device("meta"):
+        # In training mode also for evaluation, whose fused kernels would hide the same products.
+        return build_model(config.model).train(), build_loss(config.model), batch
 
 
 def _training(task: Task, device: torch.device, batches: dict[str, Batches]) -> Training:
-    network, loss = _network(task.config)
-    network.to(device, dtype_of(task.way.precision))
-    config = task.config.model_copy(
-        update={
-            "train": task.config.train.model_copy(update={"precision": task.way.precision, "compile": task.way.compile})
-        }
-    )
-    return Training(network, loss, Localization(network), batches, config, recorder=None)
+    network = build_model(task.config.model).to(device, dtype_of(task.variant.precision))
+    changes = {"precision": task.variant.precision, "compile": task.variant.compile}
+    config = task.config.model_copy(update={"train": task.config.train.model_copy(update=changes)})
+    return Training(network, build_loss(config.model), Localization(network), batches, config, recorder=None)
 
 
 def _random_batch(config: Config, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -272,17 +249,16 @@ def _random_batch(config: Config, device: torch.device, dtype: torch.dtype) -> B
     )
 
 
-def _timed_loading(task: Task, device: torch.device, splits: tuple[str, ...], row: Row) -> dict[str, Batches]:
-    start = time.perf_counter()
+def _timed_loading(task: Task, device: torch.device, splits: Sequence[str], row: Row) -> dict[str, Batches]:
+    start = timer()
     kind = AVEDataset if task.config.supervision == "full" else WeakAVEDataset
-    dtype = dtype_of(task.way.precision)
+    dtype = dtype_of(task.variant.precision)
     datasets = {split: kind(task.data_root, split, dtype) for split in splits}
     sizes = {split: task.config.eval.test_batch_size for split in splits} | {"train": task.config.train.batch_size}
-    placement = task.way.features if task.way.features != "auto" else fitting_placement(datasets, device)
+    placement = task.variant.placement if task.variant.placement != "auto" else fitting_placement(datasets, device)
     workers = task.config.data.workers
     batches = make_batches(datasets, placement, sizes, device, task.config.train.seed, workers=workers)
-    roofline.synchronize(device)
-    row.loading_seconds = time.perf_counter() - start
+    row.loading_seconds = timer() - start
     row.features = type(batches[splits[0]]).__name__
     return batches
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+_LONG_ENOUGH = 2e-3  # seconds that a product is repeated for
 
 
 class Product(NamedTuple):
@@ -44,7 +45,7 @@ class Work(NamedTuple):
     flops: int
 
 
-class Bound(NamedTuple):
+class Roofline(NamedTuple):
     """The least time that a step's matrix products take on this machine."""
 
     seconds: float  # the products alone; on a GPU, where moving their operands takes longer, that
@@ -64,8 +65,8 @@ def count(step: Callable[[], object]) -> Work:
     return Work(recorder.products, counter.get_total_flops())
 
 
-class Stopwatch:
-    """Times the products of a step alone, each kind once a round, and makes a bound of the medians.
+class ProductTimer:
+    """Times the products of a step alone, each kind once a round, and takes the medians.
 
     Rounds between the step's own repeats see the machine in the same state as those do.
     """
@@ -79,15 +80,14 @@ class Stopwatch:
         """Time each kind of product once."""
         for product, seconds in self.seconds.items():
             operands = [self._operand(shape, stride) for shape, stride in product.operands]
-            compute = getattr(torch, product.name)
-            seconds.append(_steady(partial(compute, *operands), self.device))
+            seconds.append(_seconds(partial(getattr(torch, product.name), *operands)))
         if self.device.type == "cuda":
             source = torch.empty(2**28, dtype=torch.uint8, device=self.device)
             target = torch.empty_like(source)
-            self.copies.append(2 * source.numel() / _steady(partial(target.copy_, source), self.device))
+            self.copies.append(2 * source.numel() / _seconds(partial(target.copy_, source)))
 
-    def bound(self) -> Bound:
-        """The bound that the rounds so far give."""
+    def roofline(self) -> Roofline:
+        """What the rounds so far give."""
         alone = {product: median(seconds) for product, seconds in self.seconds.items()}
         total = sum(times * alone[product] for product, times in self.work.products.items())
         fastest = max(product.flops / seconds for product, seconds in alone.items())
@@ -96,7 +96,7 @@ class Stopwatch:
         if copy_rate is not None:
             values = sum(times * product.values for product, times in self.work.products.items())
             least = max(total, values * self.dtype.itemsize / copy_rate)
-        return Bound(least, self.work.flops / total, fastest, copy_rate)
+        return Roofline(least, self.work.flops / total, fastest, copy_rate)
 
     def _operand(self, shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
         reach = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
@@ -118,28 +118,7 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _steady(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call, warmed up; a short one is repeated to last 2 ms."""
-    once = time_once(call, device)
-    times = max(1, int(2e-3 / max(once, 1e-7)))
-    return _timed(call, device, times) / times
-
-
-def time_once(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call."""
-    return _timed(call, device, 1)
-
-
-def _timed(call: Callable[[], object], device: torch.device, times: int) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(times):
-        call()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was asked; a CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _seconds(call: Callable[[], object]) -> float:
+    """Seconds of a call, warmed up, on as many threads as the step has; a short one is repeated."""
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=_LONG_ENOUGH).median

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from model import NETWORKS
 from utils.benchmark import __main__ as benchmark_command
-from utils.benchmark import measure, roofline, table
+from utils.benchmark import measure, roofline, rows, table
 from utils.config import files as config_files
 
 
-def _row(name: str, config: Path, data: Path, **more) -> measure.Row:
-    settings = config_files.build(config_files.read_json(config), str(config))
-    task = measure.Task(name, settings, "cpu", repeats=2, seconds=20, data_root=str(data), **more)
-    return measure.measure(task)
+def _row(name: str, config: Path, data: Path, **more) -> rows.Row:
+    (case,) = rows.choose(rows.read_configs([str(config)]), "cpu", [name])
+    return measure.measure(measure.Task(case, "cpu", repeats=2, seconds=20, data_root=str(data), **more))
 
 
 def test_products_of_a_step_are_all_counted():
@@ -34,12 +34,20 @@ def test_products_of_a_step_are_all_counted():
     assert work.flops == 2 * 2 * 5 * (4 + 6) * 4 * 6
 
 
-def test_the_bound_is_a_time_that_the_products_take():
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_products_of_every_network_are_counted(name: str):
+    config = config_files.build({"model": {"name": name}, "train": {"batch_size": 2}}, "test")
+    forward, both = measure.evaluation_work(config), measure.training_work(config)
+    assert forward.flops > 10**7
+    assert 2 * forward.flops < both.flops < 4 * forward.flops
+
+
+def test_the_roofline_is_a_time_that_the_products_take():
     work = roofline.count(lambda: torch.empty(200, 300, device="meta") @ torch.empty(300, 400, device="meta"))
-    alone = roofline.Stopwatch(work, torch.device("cpu"), torch.float32)
+    alone = roofline.ProductTimer(work, torch.device("cpu"), torch.float32)
     alone.round()
     alone.round()
-    least = alone.bound()
+    least = alone.roofline()
     assert least.seconds == pytest.approx(work.flops / least.rate)
     assert least.rate == pytest.approx(least.fastest_rate)  # there is one product only
     assert 1e8 < least.rate < 1e13
@@ -74,6 +82,44 @@ def test_command_line_measures_in_a_process_of_its_own(tiny_config, tmp_path: Pa
     args = ["--device", "cpu", "--config", str(tiny_config()), "--rows", "*/eval/float32", "--repeats", "2"]
     assert benchmark_command.main([*args, "--json", str(out)]) == 0
     assert "supervised/eval/float32" in capsys.readouterr().out
-    rows = json.loads(out.read_text())["rows"]
-    assert [row["name"] for row in rows] == ["supervised/eval/float32"]
+    measured = json.loads(out.read_text())["rows"]
+    assert [row["name"] for row in measured] == ["supervised/eval/float32"]
     assert benchmark_command.main(["--device", "cpu", "--rows", "nothing"]) == 2
+
+
+def names(configs: list[Path], *patterns: str) -> list[str]:
+    return [case.name for case in rows.choose(rows.read_configs(list(map(str, configs))), "cpu", patterns)]
+
+
+def test_two_configs_of_one_supervision_both_have_their_rows(tiny_config, tmp_path: Path):
+    main, weak = tiny_config(), tiny_config(name="weak_main_model")
+    assert names([main, weak], "*/eval/float32") == ["supervised/eval/float32", "weak/eval/float32"]
+    wide = tmp_path / "wide.json"
+    wide.write_text(json.dumps({"extends": main.name, "model": {"d_model": 32}}))
+    both = ["supv_main_model/eval/float32", "wide/eval/float32"]
+    assert names([main, wide, weak], "supervised/eval/float32") == both
+    assert names([main, wide, weak], "wide/*/float32", "weak/*")[0] == "wide/train/float32"
+    other = tmp_path / "other" / "wide.json"
+    other.parent.mkdir()
+    other.write_text(wide.read_text().replace(main.name, f"../{main.name}"))
+    assert len(set(names([wide, other], "*/eval/float32"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rows", "*/train/*", "*/trian/*"], "--rows */trian/*: chooses none of the rows"),
+        (["--config", "{config}"], "stands there twice"),
+        (["--repeats", "0"], "at least 1 repeat"),
+        (["--seconds", "nan"], "at least 1 repeat"),
+        (["--trace", "t.json", "--rows", "*/data/*"], "--trace: profiles a train or eval row"),
+        (["--rows", "*/data/host", "--data_root", "{folder}"], "1 of 1 rows could not be measured"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, tiny_config, tmp_path: Path, capsys: pytest.CaptureFixture):
+    names = {"config": str(tiny_config()), "folder": str(tmp_path)}
+    arguments = ["--device", "cpu", "--config", "{config}", *arguments]
+    assert benchmark_command.main([argument.format(**names) for argument in arguments]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert message in error[-1]
+    assert error[-1].startswith("error: ")
