@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from utils.base.errors import UserError
 from utils.base.nested import differences
+from utils.base.text import require_file
 from utils.config import files as config_files
 from utils.evaluation.protocols import best_epochs, read_epochs
 from utils.training.provenance import read
@@ -16,7 +16,7 @@ from utils.training.provenance import read
 def compare(first: Path, second: Path) -> list[str]:
     """What differs between two runs, a line each: settings, how they were made, data, and results.
 
-    Raises UserError for a folder that holds no run.
+    Raises UserError for a folder that holds no run, or can't be read.
     """
     ours, theirs = (_describe(folder) for folder in (first, second))
     lines = []
@@ -29,13 +29,12 @@ def compare(first: Path, second: Path) -> list[str]:
 
 def _describe(folder: Path) -> dict[str, Any]:
     settings = folder / "config.json"
-    if not settings.exists():
-        raise UserError(f"{folder}: holds no run (there is no config.json in it)")
-    story = read(folder)
-    starts = story.get("starts") or [{}]
+    require_file(settings, advice=f"{folder} holds no run")
+    made = read(folder)
+    starts = made.get("starts") or [{}]
     start = {key: value for key, value in starts[-1].items() if key != "time"} | {"number of starts": len(starts)}
     config = config_files.build(config_files.read_json(settings), source=str(settings)).model_dump()
-    return {"settings": config, "start": start, "data": story.get("data", {}), "epochs": read_epochs(folder)}
+    return {"settings": config, "start": start, "data": made.get("data", {}), "epochs": read_epochs(folder)}
 
 
 def _compare_epochs(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[str]:

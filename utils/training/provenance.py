@@ -94,7 +94,12 @@ def read(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     content = _read_json(path)
-    if not isinstance(content.get("data"), dict) or not isinstance(content.get("starts"), list):
+    starts = content.get("starts")
+    if (
+        not isinstance(content.get("data"), dict)
+        or not isinstance(starts, list)
+        or not all(isinstance(start, dict) for start in starts)
+    ):
         raise UserError(f"{path}: is damaged; move it away, it is written anew when the run goes on")
     return content
 

@@ -163,6 +163,7 @@ def test_settings_of_different_kinds_compare(runs, tiny_data, tmp_path, capsys):
         (lambda run: (run / "config.json").unlink(), "holds no run"),
         (lambda run: (run / "config.json").write_text("{}"), "config.json: 'model' is missing"),
         (lambda run: (run / "run.json").write_text("[1]"), "run.json: is damaged"),
+        (lambda run: (run / "run.json").write_text('{"data": {}, "starts": [1]}'), "run.json: is damaged"),
         (lambda run: (run / "run.json").write_bytes(b"\xff"), "run.json: is not UTF-8 text"),
         (lambda run: (run / "metrics.jsonl").write_text("{\n"), "metrics.jsonl, line 1: is damaged"),
         (lambda run: (run / "metrics.jsonl").write_text("1\n"), "metrics.jsonl, line 1: is damaged"),
