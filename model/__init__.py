@@ -23,7 +23,7 @@ from model.interface import Network
 from model.settings import NetworkSettings, first_problem
 
 # The files of networks; each one's own NETWORKS, at its end, names those that it holds.
-_FILES = ("cmbs", "cmran", "avel", "psp", "cpsp")
+_FILES = ("cmbs", "cmran", "cace", "avel", "psp", "cpsp")
 
 NETWORKS: dict[str, Network] = {
     name: network for file in _FILES for name, network in import_module(f"model.{file}").NETWORKS.items()

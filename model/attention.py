@@ -70,9 +70,7 @@ class AudioGuidedAttention(nn.Module):
 
         # 1. Self-attention over cells: Y = LayerNorm(X + Dropout(softmax(Q K^T) V)), not scaled by 1/sqrt(d)
         if self.self_attention:
-            query, key, value = _linear_many(x, self.query, self.key, self.value)
-            attended = (query @ key.transpose(1, 2)).softmax(-1) @ value
-            y = self.norm(x + self.dropout(attended))
+            y = self.norm(x + self.dropout(self_attention(x, self.query, self.key, self.value)))
         else:
             y = x
 
@@ -98,6 +96,16 @@ class AudioGuidedAttention(nn.Module):
         if self.beta:
             f = f + self.beta * g.sigmoid() * f
         return f.view(batch, segments, -1), p.view(batch, segments, -1)
+
+
+def self_attention(x: Tensor, query: nn.Linear, key: nn.Linear, value: nn.Linear) -> Tensor:
+    """softmax(Q K^T) V of one head, not scaled by 1/sqrt(d), over N cells or segments: [S, N, in] -> [S, N, out]."""
+    return unscaled_attention(*_linear_many(x, query, key, value))
+
+
+def unscaled_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q K^T) V: [S, N, d], [S, M, d] and [S, M, out] -> [S, N, out]."""
+    return (query @ key.transpose(1, 2)).softmax(-1) @ value
 
 
 def _linear_many(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:

@@ -62,7 +62,7 @@ class SupervisedCMBS(nn.Module):
     event_threshold = 0.5
     correct = staticmethod(correct)
 
-    def __init__(self, settings: SupervisedCMBSSettings) -> None:
+    def __init__(self, settings: SupervisedCMBSSettings, relation_feedforward: int = 1024) -> None:
         super().__init__()
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         self.alpha, self.gamma = settings.alpha, settings.gamma
@@ -76,8 +76,8 @@ class SupervisedCMBS(nn.Module):
         self.lstm = AudioVisualLSTM(audio_dim, visual_dim, d, 2 * d)
         self.visual_encoder = TemporalEncoder(2 * d, d, feedforward=1024)
         self.audio_encoder = TemporalEncoder(d, d, feedforward=1024)
-        self.visual_relation = CrossModalRelation(2 * d, d)
-        self.audio_relation = CrossModalRelation(d, d)
+        self.visual_relation = CrossModalRelation(2 * d, d, feedforward=relation_feedforward)
+        self.audio_relation = CrossModalRelation(d, d, feedforward=relation_feedforward)
         if self.time_level:
             self.visual_gate = SegmentGate(d)
             self.audio_gate = SegmentGate(d)
@@ -95,6 +95,13 @@ class SupervisedCMBS(nn.Module):
     def explain(
         self, visual: Tensor, audio: Tensor
     ) -> tuple[SupervisedOutput | SupervisedOutputAsWritten, Explanation]:
+        _, output, explanation = self.fuse(visual, audio)
+        return output, explanation
+
+    def fuse(
+        self, visual: Tensor, audio: Tensor
+    ) -> tuple[Tensor, SupervisedOutput | SupervisedOutputAsWritten, Explanation]:
+        """The whole computation: the fused features F [B, T, d], what they say, and what happened inside."""
         visual, audio = _only(self.modalities, visual, audio)
 
         # 1. Audio-guided attention
@@ -102,7 +109,7 @@ class SupervisedCMBS(nn.Module):
         attended, attention = self.attention(x, audio)
 
         # 2. Along time, within each modality
-        audio_sequence, visual_sequence = self.lstm(audio, attended)
+        audio_sequence, visual_sequence = self.lstm(self.guided_audio(x, audio), attended)
         visual_key = self.visual_encoder(visual_sequence)
         audio_key = self.audio_encoder(audio_sequence)
 
@@ -141,7 +148,11 @@ class SupervisedCMBS(nn.Module):
         )
         if self.time_level and not self.quirks.gate_as_logit:
             output = SupervisedOutputAsWritten(*output, audio_gate_logits.squeeze(2), visual_gate_logits.squeeze(2))
-        return output, Explanation(attention.unflatten(2, visual.shape[2:4]), scores, activations)
+        return fused, output, Explanation(attention.unflatten(2, visual.shape[2:4]), scores, activations)
+
+    def guided_audio(self, x: Tensor, audio: Tensor) -> Tensor:
+        """The audio features that the LSTM reads: as they are. CACE-Net guides them by the image's cells x."""
+        return audio
 
     @staticmethod
     def predict(

@@ -93,6 +93,21 @@ class SupervisedCMBSSettings(CMBSSettings):
     """What the authors' code does otherwise than their paper says."""
 
 
+class CACESettings(SupervisedCMBSSettings):
+    """CACE-Net, fully supervised: what CMBS has, and its own."""
+
+    name: Literal["cace_supv"]
+    """Which network: this one."""
+    self_attention: Literal[True] = True
+    """Self-attention over the grid's cells; always there: the audio's guidance has the same LayerNorm."""
+    audio_guidance: Strength = 0.3
+    """psi: strength of the audio's guidance by the image; 0 leaves it and its weights out."""
+    event_encoding: Strength = 0.6
+    """lambda: strength of the contrasted encoding of a segment in its event logit."""
+    contrast_noise: Strength = 0.1
+    """Standard deviation of the noise by which a segment's second encoding differs; 0: it is the first one."""
+
+
 class WeakCMBSSettings(CMBSSettings):
     """The weakly supervised CMBS network."""
 
@@ -112,6 +127,7 @@ class CMRANSettings(NetworkSettings):
     """The CMRAN networks, of either supervision."""
 
     name: Literal["cmran_supv", "cmran_weak"]
+    """Which network: the supervised or the weak one."""
     video_inputdim: Annotated[Width, Field(multiple_of=2)] = 512
     """Dv: channels of a visual grid cell."""
     d_model: Annotated[Width, Field(multiple_of=4)] = 256

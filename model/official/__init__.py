@@ -11,12 +11,18 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from model.official import avel, cmbs, cmran, psp
+from model.official import avel, cace, cmbs, cmran, psp
 from model.official.format import PREFIX, Format
 
 __all__ = ["PREFIX", "load_official", "to_official"]
 
-FORMATS: dict[type[nn.Module], Format] = {**cmbs.FORMATS, **cmran.FORMATS, **avel.FORMATS, **psp.FORMATS}
+FORMATS: dict[type[nn.Module], Format] = {
+    **cmbs.FORMATS,
+    **cmran.FORMATS,
+    **cace.FORMATS,
+    **avel.FORMATS,
+    **psp.FORMATS,
+}
 
 
 def load_official(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:

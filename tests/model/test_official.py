@@ -15,6 +15,7 @@ NETWORKS = {
     "weak": "weak_main_model",
     "cmran_supv": "cmran_supv",
     "cmran_weak": "cmran_weak",
+    "cace_supv": "cace_supv",
 }
 
 
