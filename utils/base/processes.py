@@ -64,7 +64,8 @@ def parallel(network: nn.Module) -> nn.Module:
     """The network to train with: its gradients are the mean over all processes."""
     if _control is None:
         return network
-    return nn.parallel.DistributedDataParallel(network)
+    # A network that depends on the epoch may leave weights out in some epochs; looking for them costs the others time.
+    return nn.parallel.DistributedDataParallel(network, find_unused_parameters=hasattr(network, "begin_epoch"))
 
 
 def total(numbers: Tensor) -> Tensor:

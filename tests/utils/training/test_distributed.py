@@ -19,6 +19,7 @@ from conftest import ROOT, TINY_MODEL, without_dropout
 from dataset.ave import AVEDataset
 from dataset.loading import ResidentBatches, Shard
 from model import build_loss, build_model
+from model.interface import begin_epoch
 from model.localization import Localization
 from utils.base import checkpoint, memory, processes
 from utils.config import files as config_files
@@ -33,6 +34,8 @@ from utils.training.stopping import StopRequest
 
 CPU = torch.device("cpu")
 EPOCHS = 3
+# With phases: some weights have no gradient in the first epoch. Without noise, which each process draws for itself.
+NETWORKS = {"CMBS": {}, "with phases": {"name": "cace_supv", "contrast_noise": 0.0}}
 
 
 class _Steps(Spectator):
@@ -46,10 +49,10 @@ class _Steps(Spectator):
         self.steps.append(values)
 
 
-def _training(data: Path, folder: Path, dropout: bool) -> Training:
+def _training(data: Path, folder: Path, dropout: bool, **model: object) -> Training:
     """24 clips in steps of 23: of the last step's one clip, a second process has none."""
     values = {
-        "model": {"name": "supv_main_model", **TINY_MODEL},
+        "model": {"name": "supv_main_model", **TINY_MODEL, **model},
         "train": {"batch_size": 23, "precision": "float64", "print_freq": 1, "lr": 0.01},
     }
     config = config_files.build(values, "test")
@@ -66,21 +69,23 @@ def _training(data: Path, folder: Path, dropout: bool) -> Training:
     return Training(network, build_loss(config.model), Localization(network), batches, config, _Steps(folder))
 
 
-def _run(data: Path, folder: Path) -> dict:
+def _run(data: Path, folder: Path, **model: object) -> dict:
     """Train some epochs without dropout; returns what is to be equal whatever the number of processes."""
-    training, stop = _training(data, folder, dropout=False), StopRequest()
-    means = [train_one_epoch(training, epoch, stop) for epoch in range(1, EPOCHS + 1) if not _begin(training, epoch)]
+    training, stop = _training(data, folder, dropout=False, **model), StopRequest()
+    means, updated = [], []
+    for epoch in range(1, EPOCHS + 1):
+        training.begin_after(epoch - 1)
+        begin_epoch(training.network, epoch, n_epoch=8)
+        means.append(train_one_epoch(training, epoch, stop))
+        updated.append(len(training.optimizer.state))  # weights that had a gradient so far
     result = evaluate(training.network, training.batches["test"], training.network.predict, "float64")
     return {
         "steps": training.recorder.steps,
         "means": means,
+        "updated": updated,
         "weights": training.network.state_dict(),
         "evaluation": result._asdict(),
     }
-
-
-def _begin(training: Training, epoch: int) -> None:
-    training.begin_after(epoch - 1)
 
 
 def _goes_on_alike(data: Path, folder: Path) -> bool:
@@ -121,16 +126,24 @@ def _process(rank: int, world: int, port: int, data: Path, folder: Path) -> None
     with processes.together():
         alike = processes.everyones(_goes_on_alike(data, folder))
         places = processes.everyones(_place_with_memory_in_one_process(data))
-        result = _run(data, folder)
+        results = {name: _run(data, folder, **model) for name, model in NETWORKS.items()}
         if processes.rank() == 0:
-            torch.save(result | {"alike": alike, "places": places}, folder / "result.pt")
+            torch.save(results | {"alike": alike, "places": places}, folder / "result.pt")
 
 
 def test_two_processes_train_as_one(tiny_data: Path, tmp_path: Path):
     port = launching._free_port()
     torch.multiprocessing.spawn(_process, (2, port, tiny_data, tmp_path), nprocs=2)
-    ours = torch.load(tmp_path / "result.pt")
-    alone = _run(tiny_data, tmp_path)
+    result = torch.load(tmp_path / "result.pt")
+    assert result["alike"] == [True, True]
+    assert result["places"] == ["StreamedBatches"] * 2, "one order of clips in all"
+    for name, model in NETWORKS.items():
+        _compare(result[name], _run(tiny_data, tmp_path, **model))
+    first, *others = result["with phases"]["updated"]
+    assert first == others[0] - 2, "in the early phase the event encoder has no gradient"
+
+
+def _compare(ours: dict, alone: dict) -> None:
     assert len(ours["steps"]) == len(alone["steps"]) == 2 * EPOCHS
     for mine, its in zip(ours["steps"], alone["steps"], strict=True):
         assert mine == pytest.approx(its, rel=1e-9)
@@ -141,8 +154,7 @@ def test_two_processes_train_as_one(tiny_data: Path, tmp_path: Path):
         torch.testing.assert_close(ours["weights"][name], weight, rtol=1e-9, atol=1e-9, msg=name)
     assert torch.equal(ours["evaluation"]["segments"], alone["evaluation"]["segments"])
     assert torch.equal(ours["evaluation"]["target"], alone["evaluation"]["target"])
-    assert ours["alike"] == [True, True]
-    assert ours["places"] == ["StreamedBatches"] * 2, "one order of clips in all"
+    assert ours["updated"] == alone["updated"]
 
 
 def _python(*args: str, **more) -> subprocess.Popen:
