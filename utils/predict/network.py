@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from dataset import files, labels
-from model import NETWORKS, build_model
+from model import NETWORKS, build_model, network_settings
 from model.interface import begin_epoch
 from model.localization import Localization
 from model.official import PREFIX, load_official
+from model.settings import NetworkSettings
 from utils.base import checkpoint
 from utils.base.errors import UserError
 from utils.config import files as config_files
 from utils.config.settings import SUPERVISED, WEAK, DataSettings
 from utils.evaluation import results
 
-if TYPE_CHECKING:
-    from utils.predict.timeline import Timeline
+# Of the features that are made of videos: VGG-19's grid of cells [H, W, Dv], and VGGish's length.
+_VISUAL, _AUDIO = (7, 7, 512), (128,)
 
 
 class Loaded(NamedTuple):
@@ -27,77 +29,112 @@ class Loaded(NamedTuple):
 
     network: nn.Module
     localization: Localization  # how its output becomes segments
-    supervision: str  # full or weak
-    root: Path  # the data folder it was trained on, for the names of its categories
     categories: int
+    names: list[str] | None  # of the categories, where the checkpoint has them
+    root: Path  # the data folder it was trained on
 
 
-def load_network(path: Path) -> Loaded:
-    """The network of a checkpoint, ours or the authors'. Raises UserError when the file is none or doesn't fit."""
+def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
+    """The network of a checkpoint, ours or its authors'.
+
+    Args:
+        evaluation: the folder of an evaluation of the same checkpoint whose localization is wanted; None: that of the
+            checkpoint's run.
+
+    Raises UserError when a file is none or doesn't fit, and where videos give features that the network can't take.
+    """
     content = checkpoint.load(path)
     if checkpoint.is_ours(content):
         config = config_files.build(content["config"], source=f"{path}, its config")
-        network, root = build_model(config.model), Path(config.data.root)
+        settings, root = config.model, Path(config.data.root)
+        network = build_model(settings)
         try:
             network.load_state_dict(content["network"])
         except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: its weights are damaged ({error}); use another checkpoint of the run") from error
         begin_epoch(network, max(content["epoch"], 1), config.train.n_epoch)
-        localization = _localization(network, content.get("localization", {}), path)
-        return Loaded(network.eval(), localization, config.supervision, root, config.model.categories)
-    # Only the supervised network has LSTMs.
-    supervised = any(key.removeprefix(PREFIX).startswith("audio_visual_rnn_layer.") for key in content)
-    name = SUPERVISED if supervised else WEAK
-    network = build_model({"name": name})
+        state = content.get("localization", {})
+    else:
+        # Only the supervised network has LSTMs.
+        supervised = any(key.removeprefix(PREFIX).startswith("audio_visual_rnn_layer.") for key in content)
+        settings, root = network_settings({"name": SUPERVISED if supervised else WEAK}), Path(DataSettings().root)
+        network, state = build_model(settings), {}
+        try:
+            load_official(network, content)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
+    source = path
+    if evaluation is not None:
+        if NETWORKS[settings.name].supervision == "full":
+            raise UserError("--localization is for a weakly supervised network; this one learned where events are")
+        state, source = _evaluated_with(evaluation, path, content.get("epoch")), evaluation / results.METRICS
     try:
-        load_official(network, content)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
-    categories, supervision = NETWORKS[name].settings.model_fields["categories"].default, NETWORKS[name].supervision
-    return Loaded(network.eval(), Localization(network), supervision, Path(DataSettings().root), categories)
-
-
-def localization_of_evaluation(network: nn.Module, folder: Path) -> Localization:
-    """The localization that an evaluation's folder records. Raises UserError for that of a supervised network."""
-    metrics = results.read_metrics(folder)
-    if "localize" not in metrics or metrics.get("supervision") == "full":
-        raise UserError(f"{folder}: is an evaluation of the supervised network, which has a single reading")
-    return _localization(network, metrics, folder / results.METRICS)
-
-
-def _localization(network: nn.Module, state: dict[str, Any], source: Path) -> Localization:
-    try:
-        return Localization.of_state(network, state)
+        localization = Localization.of_state(network, state)
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
+    network.eval()
+    _try(network, settings, localization, path)
+    return Loaded(network, localization, settings.categories, content.get("categories"), root)
 
 
-def category_names(annotations: Path | None, root: Path, categories: int) -> list[str]:
-    """Names of a network's categories: from `annotations`, else from the data folder that it was trained on."""
-    if annotations is None:
-        if not (root / files.ANNOTATIONS).exists():
-            print(f"{root / files.ANNOTATIONS} isn't there: categories are numbered; --annotations FILE names them")
-        return labels.clip_names(root, categories).categories
-    names = labels.category_names(labels.read_annotations(annotations))
-    if len(names) != categories:
-        raise UserError(f"{annotations}: names {len(names)} categories, but the network has {categories}")
+def _evaluated_with(folder: Path, checkpoint: Path, epoch: int | None) -> dict[str, Any]:
+    """The state of the localization that an evaluation used. Raises UserError for one of another checkpoint."""
+    metrics = results.read_metrics(folder)
+    if "localize" not in metrics or metrics.get("supervision") == "full":
+        raise UserError(f"{folder}: is an evaluation of a supervised network, which has no such choice")
+    evaluated = metrics.get("checkpoint")
+    if isinstance(evaluated, str):  # else by hand: nothing to compare
+        name = Path(evaluated).name
+        is_beside = folder.resolve().parent == checkpoint.resolve().parent  # and both may have been moved
+        is_same = Path(evaluated).resolve() == checkpoint.resolve() or (is_beside and name == checkpoint.name)
+        if not is_same or metrics.get("epoch") != epoch:
+            raise UserError(
+                f"{folder}: is an evaluation of {evaluated}, epoch {metrics.get('epoch')}, not of {checkpoint}, epoch "
+                f"{epoch}; evaluate this checkpoint with weak_test.sh, or name that one"
+            )
+    return metrics
+
+
+def _try(network: nn.Module, settings: NetworkSettings, localization: Localization, path: Path) -> None:
+    """Raise UserError where a network can't take the features of videos, or lacks what the localization reads."""
+    for key, made in (("video_inputdim", _VISUAL[-1]), ("audio_inputdim", _AUDIO[-1])):
+        if getattr(settings, key) != made:
+            raise UserError(
+                f"{path}: is of a network whose model.{key} is {getattr(settings, key)}, but the features that are "
+                f"made of videos here have {made}; name the checkpoint of one that was trained on such"
+            )
+    like = next(network.parameters())
+    visual, audio = (torch.zeros(1, labels.SEGMENTS, *shape).to(like) for shape in (_VISUAL, _AUDIO))
+    try:
+        with torch.inference_mode():
+            localization(*network.explain(visual, audio))
+    except ValueError as error:
+        raise UserError(f"{path}: is of a network that can't take the features of videos: {error}") from error
+
+
+def category_names(loaded: Loaded, annotations: Path | None, data_root: Path | None) -> list[str]:
+    """Names of a network's categories: the checkpoint's, or where it has none those of the data it was trained on.
+
+    Args:
+        annotations, data_root: a file or a data folder that names them instead.
+
+    Raises UserError where that names another number of categories, or others than the checkpoint.
+    """
+    source = annotations or (data_root and data_root / files.ANNOTATIONS)
+    if source is None:
+        if loaded.names is not None:
+            return loaded.names
+        source = loaded.root / files.ANNOTATIONS
+        if not source.exists():
+            print(f"{source} isn't there: categories are numbered; --annotations FILE names them")
+            return labels.clip_names(loaded.root, loaded.categories).categories
+    names = labels.category_names(labels.read_annotations(source))
+    if len(names) != loaded.categories:
+        raise UserError(f"{source}: names {len(names)} categories, but the network has {loaded.categories}")
+    for index, (here, there) in enumerate(zip(names, loaded.names or names, strict=True)):
+        if here != there:
+            raise UserError(
+                f"{source}: numbers the categories otherwise than the checkpoint, whose category {index} is {there!r}, "
+                f"not {here!r}; the checkpoint knows their names, leave this out"
+            )
     return names
-
-
-def as_json(timeline: Timeline, names: list[str], made_with: dict[str, Any]) -> dict[str, Any]:
-    """A timeline as it is written to a file and handed to the page."""
-    names = [*names, "background"]
-    return {
-        "video": str(timeline.video),
-        "length": round(timeline.length, 3),
-        "first_frame": round(timeline.first_frame, 3),
-        **made_with,
-        "notes": timeline.notes,
-        "events": [
-            {"start": e.start, "end": e.end, "category": names[e.category], "probability": round(e.probability, 4)}
-            for e in timeline.events
-        ],
-        "segments": [names[category] for category in timeline.segments],
-        "event_probability": timeline.event.round(4).tolist(),
-        "attention": timeline.attention.round(5).tolist(),
-    }

@@ -18,20 +18,20 @@ from dataset.extract.features import FeatureExtractor
 from dataset.extract.video import read_clips, read_timestamps
 from dataset.labels import SEGMENTS
 from model.localization import Localization
-from utils.base.errors import UserError
 
 
 class Answer(NamedTuple):
     """What a network says of the clip that begins at second `start`.
 
     event [T]: probability that a segment is an event. joint [T, C+1]: that it is an event of each category, and last
-    what remains, the share of its clip being background. attention [T, H, W]: sums to 1 over the grid.
+    what remains, the share of its clip being background. attention [T, H, W]: sums to 1 over the grid; None for a
+    network without.
     """
 
     start: int
     event: np.ndarray
     joint: np.ndarray
-    attention: np.ndarray
+    attention: np.ndarray | None
 
 
 class Event(NamedTuple):
@@ -48,8 +48,8 @@ class Timeline(NamedTuple):
 
     video: the file. length: of the picture, seconds. first_frame: its time in the file, seconds; segments count
     from there. event [S]: probability of an event in each segment. joint [S, C]: probability of an event of each
-    category. segments [S]: predicted category, C is background. attention [S, H, W]. notes: what is unusual about
-    the video.
+    category. segments [S]: predicted category, C is background. attention [S, H, W], or None. notes: what is unusual
+    about the video.
     """
 
     video: Path
@@ -58,7 +58,7 @@ class Timeline(NamedTuple):
     event: np.ndarray
     joint: np.ndarray
     segments: np.ndarray
-    attention: np.ndarray
+    attention: np.ndarray | None
     events: list[Event]
     notes: list[str]
 
@@ -88,7 +88,7 @@ def timeline_of(
         hop: seconds from a clip's start to the next one's.
         threshold: a segment with a higher probability is an event.
 
-    Raises BrokenVideo for a file that can't be read, UserError for a network that can't take the features.
+    Raises BrokenVideo for a file that can't be read.
     """
     video = read_timestamps(path)
     seconds = video.whole_seconds
@@ -96,14 +96,11 @@ def timeline_of(
     answers, notes = [], list(video.notes)
     for clip in read_clips(video, clip_starts(seconds, hop), SEGMENTS):
         visual, audio = (torch.from_numpy(array)[None].to(weight) for array in extractor(clip))
-        try:
-            output, explanation = network.explain(visual, audio)
-        except ValueError as error:
-            raise UserError(f"the features that videos give here don't fit the network: {error}") from error
+        output, explanation = network.explain(visual, audio)
         prediction = localization(output, explanation)
         event, joint = (x[0].double().cpu().numpy() for x in prediction[2:])
         rest = np.maximum(event - joint.sum(1), 0)
-        attention = explanation.attention[0].double().cpu().numpy()
+        attention = None if explanation.attention is None else explanation.attention[0].double().cpu().numpy()
         answers.append(Answer(clip.start, event, np.column_stack([joint, rest]), attention))
         notes += [note for note in clip.notes if note not in notes]
     event, joint, attention = merge(answers, seconds)
@@ -121,23 +118,27 @@ def timeline_of(
     )
 
 
-def merge(answers: Sequence[Answer], seconds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means over the clips that contain a segment: event [S], joint [S, C+1], attention [S, H, W].
+def merge(answers: Sequence[Answer], seconds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Means over the clips that contain a segment: event [S], joint [S, C+1], attention [S, H, W] or None.
 
     Of two clips, the one that finds the event in this segment so decides its category.
     """
-    count = np.zeros(seconds)
-    event = np.zeros(seconds)
-    joint = np.zeros((seconds, answers[0].joint.shape[1]))
-    attention = np.zeros((seconds, *answers[0].attention.shape[1:]))
-    for answer in answers:
-        inside = slice(answer.start, min(answer.start + len(answer.event), seconds))
-        length = inside.stop - inside.start
+    starts, event, joint, attention = zip(*answers, strict=True)
+    return (
+        _mean(starts, event, seconds),
+        _mean(starts, joint, seconds),
+        None if attention[0] is None else _mean(starts, attention, seconds),
+    )
+
+
+def _mean(starts: Sequence[int], arrays: Sequence[np.ndarray], seconds: int) -> np.ndarray:
+    """For each second the mean of the arrays [T, ...], each from its start on, that contain it: [seconds, ...]."""
+    total, count = np.zeros((seconds, *arrays[0].shape[1:])), np.zeros(seconds)
+    for start, array in zip(starts, arrays, strict=True):
+        inside = slice(start, min(start + len(array), seconds))
+        total[inside] += array[: inside.stop - start]
         count[inside] += 1
-        event[inside] += answer.event[:length]
-        joint[inside] += answer.joint[:length]
-        attention[inside] += answer.attention[:length]
-    return event / count, joint / count[:, None], attention / count[:, None, None]
+    return total / count.reshape(-1, *[1] * (total.ndim - 1))
 
 
 def decide(event: np.ndarray, joint: np.ndarray, categories: int, threshold: float) -> np.ndarray:

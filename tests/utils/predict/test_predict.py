@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from fractions import Fraction
 from urllib.parse import unquote
 
@@ -29,11 +30,12 @@ from model import NETWORKS, build_model
 from model.localization import Localization
 from model.official import to_official
 from utils.base import checkpoint
-from utils.base.errors import UserError
 from utils.config import files as config_files
 from utils.config import settings as config_settings
 from utils.predict import __main__ as predict_command
+from utils.predict.page import write_page
 from utils.predict.timeline import Answer, clip_starts, clock, decide, events, merge, timeline_of
+from utils.predict.videos import as_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under numpy 2
 
@@ -141,11 +143,10 @@ def test_one_clip_is_any_networks_own_prediction(tmp_path, name):
     check_one_clip(tmp_path, network, Localization(network))
 
 
-def test_a_network_of_another_grid_is_told(tmp_path):
-    network = build_model({"name": "avel_supv", "grid": [4, 4]}).eval()
-    path = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
-    with pytest.raises(UserError, match="grid of 4x4 cells"):
-        timeline_of(path, network, Localization(network), ClipFeatures(), 28, 5, 0.5)
+def test_a_network_of_another_grid_is_told(tmp_path, capsys):
+    save_network(tmp_path / "x.tar", name="avel_supv", grid=[4, 4])
+    assert run(tmp_path, "--checkpoint", tmp_path / "x.tar") == 2
+    assert "grid of 4x4 cells" in capsys.readouterr().err
 
 
 def check_one_clip(tmp_path, network, localization):
@@ -226,39 +227,60 @@ def test_the_weak_network_is_read_as_its_run_or_an_evaluation_did(tmp_path, chec
     checkpoint.save(trained, {**content, "localization": localization})
     evaluation = tmp_path / "eval-test"
     evaluation.mkdir()
-    metrics = {"clips": 0, "confusion_matrix": [], "localize": "activation", "threshold": 100.0, "chosen_by": "a test"}
+    metrics = {
+        "localize": "activation",
+        "threshold": 100.0,
+        "chosen_by": "a test",
+        "checkpoint": str(trained),
+        "epoch": 1,
+    }
     (evaluation / "metrics.json").write_text(json.dumps(metrics))
-    (evaluation / "predictions.jsonl").write_text("")
 
     said = {}
     for name, arguments in {
         "as the authors": ["--resume", file],
         "as its run": ["--resume", trained],
-        "as an evaluation": ["--resume", trained, "--reading", evaluation],
+        "as an evaluation": ["--checkpoint", trained, "--localization", evaluation],
+        "by its old name": ["--checkpoint", trained, "--reading", evaluation],
     }.items():
         assert run(path, *arguments, "--output", tmp_path / name) == 0
         said[name] = json.loads((tmp_path / name / "a.json").read_text())
-    assert "every segment has its clip's category" in said["as the authors"]["reading"]
+    assert "every segment has its clip's category" in said["as the authors"]["localization"]
     assert len(set(said["as the authors"]["segments"])) == 1
     assert (
-        "lies 0.01 or more below its highest in the clip (threshold chosen by a test)" in said["as its run"]["reading"]
+        "lies 0.01 or more below its highest in the clip (threshold chosen by a test)"
+        in said["as its run"]["localization"]
     )
     assert "background" in said["as its run"]["segments"]
-    assert "is not above 100 (threshold a test)" in said["as an evaluation"]["reading"]
+    assert "is not above 100 (threshold a test)" in said["as an evaluation"]["localization"]
     assert said["as an evaluation"]["events"] == []
+    assert said["as an evaluation"] == said["by its old name"]
+
+    # The run was moved, with its evaluation; then its checkpoint was overwritten by a later epoch's.
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    shutil.copy(trained, moved)
+    shutil.copytree(evaluation, moved / "eval-test")
+    trained.rename(tmp_path / "elsewhere.pth.tar")
+    arguments = ["--checkpoint", moved / trained.name, "--localization", moved / "eval-test"]
+    assert run(path, *arguments) == 0
+    checkpoint.save(moved / trained.name, {**content, "epoch": 2})
+    capsys.readouterr()
+    assert run(path, *arguments) == 2
+    assert f"is an evaluation of {trained}, epoch 1, not of {moved / trained.name}, epoch 2" in capsys.readouterr().err
 
     supervised_file, _ = checkpoints[config_settings.SUPERVISED]
     older = {key: value for key, value in metrics.items() if key != "localize"}
     for folder, values in {"eval-val": {**metrics, "supervision": "full"}, "eval-train": older}.items():
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "metrics.json").write_text(json.dumps(values))
-        (tmp_path / folder / "predictions.jsonl").write_text("")
     capsys.readouterr()
     for arguments, message in [
-        (["--resume", supervised_file, "--reading", evaluation], "--reading is for the weakly supervised network"),
-        (["--resume", file, "--reading", tmp_path / "eval-val"], "is an evaluation of the supervised network"),
-        (["--resume", file, "--reading", tmp_path / "eval-train"], "is an evaluation of the supervised network"),
-        (["--resume", file, "--reading", tmp_path], "is not an evaluation's folder"),
+        (["--resume", supervised_file, "--localization", evaluation], "--localization is for a weakly supervised"),
+        (["--resume", file, "--localization", tmp_path / "eval-val"], "is an evaluation of a supervised network"),
+        (["--resume", file, "--localization", tmp_path / "eval-train"], "is an evaluation of a supervised network"),
+        (["--resume", file, "--localization", tmp_path], "is not an evaluation's folder"),
+        (["--resume", file, "--localization", evaluation], f"is an evaluation of {trained}, epoch 1, not of {file}"),
     ]:
         assert run(path, *arguments) == 2, message
         assert message in capsys.readouterr().err
@@ -302,18 +324,80 @@ def test_a_broken_video_is_reported_and_left_out(tmp_path, checkpoints, monkeypa
     assert "none of the 1 videos can be read" in capsys.readouterr().err
 
 
+def save_network(path, categories=("a", "b", "c"), **model):
+    """A checkpoint of a network with random weights that knows the names of its categories."""
+    model = {"name": config_settings.SUPERVISED, "categories": len(categories), **model}
+    config = config_files.build({"model": model}, "test")
+    weights = build_model(config.model).state_dict()
+    content = {"config": config.model_dump(), "network": weights, "epoch": 1, "metrics": {}}
+    checkpoint.save(path, {**content, "categories": list(categories)})
+
+
+def test_the_checkpoint_names_its_categories(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
+    video = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
+    names = ["rain", "kettle", "drum"]
+    save_network(tmp_path / "named.tar", categories=names)
+    (tmp_path / files.ANNOTATIONS).write_text("".join(f"{name}&x&good&0&1\n" for name in names))
+    for more in ([], ["--data_root", tmp_path], ["--annotations", tmp_path / files.ANNOTATIONS]):
+        assert run(video, "--checkpoint", tmp_path / "named.tar", "--threshold", "0", *more) == 0
+        written = json.loads((tmp_path / "predict" / "a.json").read_text())
+        assert {event["category"] for event in written["events"]} <= set(names)
+        assert "numbered" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_finds_a_timeline(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
+    video = write_video(tmp_path / "a.mp4", steady(12, 1), rate=1)
+    save_network(tmp_path / "x.tar", name=name)
+    page = tmp_path / "page.html"
+    assert run(video, "--checkpoint", tmp_path / "x.tar", "--html", page) == 0
+    (timeline,) = page_data(page)
+    assert len(timeline["segments"]) == len(timeline["event_probability"]) == 12
+
+
+def test_a_network_without_attention_has_a_page_without_it(tmp_path, checkpoints):
+    _, network = checkpoints[config_settings.SUPERVISED]
+    path = write_video(tmp_path / "a.mp4", steady(12, 1), rate=1)
+
+    class Without(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def explain(self, visual, audio):
+            output, explanation = network.explain(visual, audio)
+            return output, explanation._replace(attention=None, scores={}, activations={})
+
+    timeline = timeline_of(path, Without(), Localization(network), ClipFeatures(), 28, hop=5, threshold=0.5)
+    assert timeline.attention is None
+    written = as_json(timeline, [str(i) for i in range(28)], {"threshold": 0.5})
+    assert written["attention"] is None
+    write_page(tmp_path / "page.html", [(path, written)])
+    assert page_data(tmp_path / "page.html")[0]["attention"] is None
+
+
 def test_mistakes_are_one_line(tmp_path, checkpoints, monkeypatch, capsys):
     monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
     video = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
     few = tmp_path / "few.txt"
     few.write_text("Dog&x&good&0&1\n")
     file, _ = checkpoints[config_settings.SUPERVISED]
+    narrow, named, names = tmp_path / "narrow.tar", tmp_path / "named.tar", tmp_path / "names.txt"
+    save_network(narrow, video_inputdim=64)
+    save_network(named, categories=["rain", "kettle", "drum"])
+    names.write_text("".join(f"{name}&x&good&0&1\n" for name in ("rain", "drum", "kettle")))
     for arguments, message in [
         ([video, "--resume", tmp_path / "none.tar"], "none.tar: no such checkpoint"),
         ([video, "--resume", video], "not a checkpoint"),
         ([tmp_path / "none.mp4", "--resume", file], "none.mp4: no such video"),
         ([video, "--resume", file, "--annotations", few], "names 1 categories, but the network has 28"),
         ([video, "--resume", file, "--hop", "11"], "--hop 11"),
+        ([video, "--resume", file, "--threshold", "nan"], "--threshold nan"),
+        ([video, "--resume", file, "--data_root", tmp_path], "Annotations.txt: no such file"),
+        ([video, "--checkpoint", narrow], "narrow.tar: is of a network whose model.video_inputdim is 64"),
+        ([video, "--checkpoint", named, "--annotations", names], "whose category 1 is 'kettle', not 'drum'"),
     ]:
         assert run(*arguments) == 2, message
         error = capsys.readouterr().err
