@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,30 +13,19 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import files
-from utils.base.errors import UserError
-
-_LOCK = "lock"
+from utils.base.atomic import private_folder
+from utils.base.locks import held
 
 
 @contextlib.contextmanager
-def working_folder(part: Path) -> Iterator[Path]:
-    """Yield `part` as an empty folder that no other run uses, and remove it in the end.
+def working_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder in the data folder `out`, and remove it in the end; no other run may write to `out` then.
 
-    What a killed run left there is removed first. Raises UserError while another run works there.
+    Raises UserError while another run works there.
     """
-    part.mkdir(exist_ok=True)
-    with open(part / _LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{part}: another run is writing there; wait until it ends") from None
-        for leftover in part.iterdir():
-            if leftover.name != _LOCK:
-                leftover.unlink()
-        try:
-            yield part
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    busy = f"{out}: another run is writing there; wait until it ends"
+    with held(out / ".lock", busy), private_folder(out / "generating") as part:
+        yield part
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

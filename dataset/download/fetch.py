@@ -8,11 +8,9 @@ where it stopped, and a file that is there and sound isn't fetched again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,6 +23,7 @@ from dataset.download.archive import unpack_videos
 from dataset.download.sources import Source
 from utils.base.atomic import make_folder, require_free_space
 from utils.base.errors import UserError, write_error
+from utils.base.locks import held
 
 ATTEMPTS = 3  # to get on with a file, in succession without a new byte
 
@@ -109,7 +108,7 @@ def _get(source: Source, place: Path) -> None:
     """Fetch a file, verify it and put it in its place. Raises UserError or _Unreachable."""
     folder = make_folder(place.parent / _STAGING)
     try:
-        with _alone(folder):
+        with held(folder / "lock", f"{folder}: another download is at work there; wait until it ends"):
             _get_into(folder, source, place)
     finally:
         with contextlib.suppress(OSError):  # the beginning of a file may be waiting there
@@ -213,21 +212,6 @@ def _discard_beginning(staged: Path) -> None:
 def _bytes_so_far(source: Source, to: str | os.PathLike) -> int:
     staged = source.place(to).parent / _STAGING / source.name
     return sum(path.stat().st_size for path in (staged, *_beginnings(staged)) if path.exists())
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep two runs from fetching into the same folder, where they would write to the same file."""
-    path = folder / "lock"
-    with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another download is at work there; wait until it ends") from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -27,7 +27,7 @@ from dataset.extract.decoding import BrokenVideo
 from dataset.extract.features import FeatureExtractor, Features
 from dataset.extract.video import Clip, read_clip
 from dataset.writing import write_features
-from utils.base.atomic import atomic_path, make_folder, require_free_space, write_text
+from utils.base.atomic import atomic_path, inside, make_folder, require_free_space, write_text
 from utils.base.devices import choose_device
 from utils.base.errors import UserError
 from utils.base.text import require_file
@@ -175,7 +175,7 @@ class ClipStore:
             return stored["notes"].tolist()
 
     def _path(self, id: str) -> Path:
-        return self.folder / f"{id}.npz"
+        return inside(self.folder, f"{id}.npz")
 
     def _origin(self, video: Path) -> str:
         state = video.stat()

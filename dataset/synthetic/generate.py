@@ -8,7 +8,7 @@ whether the code learns, and nothing about AVE. Each folder carries `generated.j
 
 The same settings give the same array data (under the same NumPy), whatever the number of threads: each clip
 has its own random streams. A folder appears whole or not at all: the files are written in
-`FOLDER/generating.part`, flushed, then renamed, the visual features last.
+a hidden folder in `FOLDER`, flushed, then renamed, the visual features last.
 """
 
 from __future__ import annotations
@@ -51,9 +51,6 @@ _FILES = (
 )
 
 
-_PART = "generating.part"
-
-
 # The first number of each random stream; those of `dataset.synthetic.clips` are others.
 _WORLD, _SCRIPT, _VISUAL, _AUDIO = 0, 3, 4, 5
 
@@ -88,7 +85,7 @@ def generate(
         fix="free some space, choose another folder, or ask for fewer clips or a smaller number type",
     )
     atomic.make_folder(out)
-    with atomic.writing(out), writing.working_folder(out / _PART) as part:
+    with atomic.writing(out), writing.working_folder(out) as part:
         _write(part, settings, layout, threads or os.cpu_count() or 1)
         story["bytes"] = {name: (part / name).stat().st_size for name in _FILES if name != files.GENERATED}
         (part / files.GENERATED).write_text(json.dumps(story, indent=2) + "\n", encoding="utf-8")

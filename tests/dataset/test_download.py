@@ -28,6 +28,7 @@ from dataset.download import __main__ as download_command
 from dataset.download import fetch, sources, verify
 from dataset.download.sources import Source
 from utils.base.errors import UserError
+from utils.base.locks import held
 
 TIMES = 40  # of the server's parts of a slow answer
 
@@ -349,7 +350,7 @@ def test_a_run_killed_while_verifying_does_not_fetch_again(server, tmp_path):
 
 def test_two_downloads_do_not_share_a_folder(server, tmp_path):
     (tmp_path / ".download").mkdir()
-    with fetch._alone(tmp_path / ".download"):
+    with held(tmp_path / ".download" / "lock", "busy"):
         assert "another download" in failure([serve(server, files.AUDIO, audio_file())], tmp_path)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,39 +44,101 @@ def require_free_space(
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well, flush it and rename it to `path`.
+    """Yield a temporary path of the same name; when the block ends well, flush that file and rename it to `path`.
 
-    Until that rename an older file at `path` is untouched, and after an error the temporary file is
-    gone. A killed process leaves the temporary file, whose name ends in `.part`; the next write to the
-    same path replaces it. Raises UserError for a full disk, missing permission and the like.
+    Until that rename an older file at `path` is untouched, and after an error nothing of the new one is left (see
+    `private_folder` for a process that is killed). Raises UserError for a full disk, missing permission and the like.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
     try:
-        yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        _sync_folder(path.parent)
+        with private_folder(path) as folder:
+            part = folder / path.name
+            yield part
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
+            _sync_folder(path.parent)
     except OSError as error:
-        _discard(part)
         if error.errno is None:  # not the operating system's (h5py raises such): the caller knows better
             raise
         raise write_error(path, error) from error
-    except BaseException:
-        _discard(part)
-        raise
+
+
+@contextlib.contextmanager
+def private_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new folder beside `path`, for what shall be renamed to it; it is removed when the block ends.
+
+    Nobody else can put a file or a link into it. Its name, `.NAME.xxxxxxxx.part`, can't be guessed. What a killed
+    process left of such folders for the same `path` is removed first. Raises OSError where it can't be made.
+    """
+    path = Path(path)
+    prefix = f".{path.name[:_NAME_LENGTH]}."
+    _remove_leftovers(path.parent, prefix)
+    folder, descriptor = _make_locked(path.parent, prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+_NAME_LENGTH = 50  # of the final name, in that of its temporary folder: four bytes a character and the rest fit in 255
+
+
+def _make_locked(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new folder, and its descriptor, through which this process holds a lock for as long as it lives."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=parent))
+        descriptor = None
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            if _lock(descriptor) is not False and os.path.samestat(os.stat(folder), os.fstat(descriptor)):
+                return folder, descriptor
+        except FileNotFoundError:
+            pass
+        # Another process took it for a leftover, between its making and its locking.
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _remove_leftovers(parent: Path, prefix: str) -> None:
+    """Remove folders of processes that are gone: what a living process has is locked."""
+    name = re.compile(re.escape(prefix) + r"[a-z0-9_]{8}\.part")
+    with contextlib.suppress(OSError):
+        for leftover in [entry.path for entry in os.scandir(parent) if name.fullmatch(entry.name)]:
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if _lock(descriptor):
+                    shutil.rmtree(leftover, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether this process now has the lock; None where the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def inside(folder: str | os.PathLike, name: str) -> Path:
+    """The path of the file `name` directly in `folder`, where `name` comes from a file, such as the id of a clip.
+
+    Raises UserError for a name that would lead elsewhere, or that no file can have.
+    """
+    if name in ("", ".", "..") or "/" in name or os.sep in name or "\0" in name:
+        raise UserError(f"{name!r} can't be the name of a file in {folder}; rename it")
+    return Path(folder) / name
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file atomically (UTF-8)."""
     with atomic_path(path) as part:
         part.write_text(text, encoding="utf-8")
-
-
-def _discard(part: Path) -> None:
-    with contextlib.suppress(OSError):
-        part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dataset.extract.decoding import BrokenVideo
 from dataset.extract.features import FeatureExtractor
-from utils.base.atomic import write_text
+from utils.base.atomic import inside, write_text
 from utils.base.errors import UserError
 from utils.predict.network import Loaded
 from utils.predict.timeline import Timeline, clock, timeline_of
@@ -48,7 +48,7 @@ def predict(
             tqdm.write(f"left out: {error}")
             continue
         made.append((path, as_json(timeline, names, made_with)))
-        write_text(folder / f"{name}.json", json.dumps(made[-1][1], ensure_ascii=False) + "\n")
+        write_text(inside(folder, f"{name}.json"), json.dumps(made[-1][1], ensure_ascii=False) + "\n")
         _say(timeline, names)
     if not made:
         raise UserError(f"none of the {len(videos)} videos can be read; the reasons are listed above")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
 import os
 import sys
 import threading
-import weakref
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -20,13 +17,12 @@ from torch.utils.tensorboard import SummaryWriter
 from utils.base.atomic import make_folder, write_text, writing
 from utils.base.checkpoint import BEST, LAST
 from utils.base.errors import UserError, write_error
+from utils.base.locks import hold
 from utils.base.nested import differences, flat
 from utils.base.output import MessageFormatter, MessageHandler
 from utils.config.settings import Config
 from utils.evaluation.protocols import METRICS, read_epochs
 from utils.training import provenance
-
-_log = logging.getLogger(__name__)
 
 
 def log_to_terminal() -> None:
@@ -68,14 +64,18 @@ class Recorder:
 
     def __init__(self, folder: Path, data: dict[str, Any], new: bool) -> None:
         self.folder, self.data = make_folder(folder), data
-        self._lock = _lock(self.folder)
+        self._lock = hold(
+            self.folder / ".lock",
+            f"{self.folder}: another process is writing to this run folder; wait for it, or choose another folder with "
+            f"--snapshot_pref",
+        )
         self._writer: SummaryWriter | None = None
         try:
             self._earlier_starts = [] if new else self._starts_on_this_data()
             if new:
                 self._check_free()
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
         # What is logged before `begin` belongs in the log too.
         self._handler: logging.Handler = MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL)
@@ -150,7 +150,7 @@ class Recorder:
                     self._writer.close()
                 self._handler.close()
         finally:
-            self._lock.close()
+            self._lock.release()
 
     def _check_free(self) -> None:
         if (self.folder / LAST).exists():
@@ -196,28 +196,6 @@ class Spectator:
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-def _lock(folder: Path) -> Any:
-    """Hold the folder for this process; the operating system lets go when the process ends, however it ends."""
-    with writing(folder / ".lock"):
-        file = open(folder / ".lock", "w")  # noqa: SIM115 - held open for as long as the run lasts
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise UserError(
-            f"{folder}: another process is writing to this run folder; wait for it, or choose another folder with "
-            f"--snapshot_pref"
-        ) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise write_error(folder / ".lock", error) from error
-        _log.warning(f"{folder}: its file system has no locks; let no second run write to this folder")
-    # A loader's worker outlives a killed run by seconds, and must not hold its folder for as long.
-    held = weakref.ref(file)
-    os.register_at_fork(after_in_child=lambda: (inherited := held()) and inherited.close())
-    return file
 
 
 def _hparam(value: Any) -> bool | str | float:

@@ -273,7 +273,7 @@ def test_a_run_that_was_killed_in_its_first_epoch_begins_again(write_study, tmp_
     path = write_study(seeds=[1], set={"train": {"n_epoch": 1}})
     (run,) = Study(path).runs
     pretend(run, [(50.0, 60.0)])  # the line is written before the checkpoint
-    for name in ("log.txt", ".lock", "last.pth.tar.part"):
+    for name in ("log.txt", ".lock", ".last.pth.tar.a1b2c3d4.part"):
         (run.folder / name).write_text("")
     assert pool._commands(run, None)[0][-2:] == ["--config", str(run.settings)]
     pool._check_free(run)

@@ -239,21 +239,3 @@ def test_going_on_with_other_hardware_says_what_it_cannot_restore(change, words,
     checkpoint.save(last, content)
     assert run("run", "--resume", "last", n_epoch=2) == 0
     assert words in capsys.readouterr().out
-
-
-def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path):
-    lock = record._lock(tmp_path)
-    ready, says = os.pipe()
-    worker = os.fork()
-    if worker == 0:
-        os.write(says, b"!")
-        signal.pause()
-    try:
-        os.read(ready, 1)
-        os.close(lock.fileno())  # as the kernel does for a killed process
-        record._lock(tmp_path).close()
-    finally:
-        os.kill(worker, signal.SIGKILL)
-        os.waitpid(worker, 0)
-        with contextlib.suppress(OSError):
-            lock.close()
