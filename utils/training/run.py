@@ -354,8 +354,8 @@ def _check_fits(dataset: AVEDataset, config: Config) -> None:
     """Raise UserError when the files have other sizes than the config's network."""
     root = dataset.root
     for name, size, key, wanted in (
-        (files.VISUAL, dataset.sources[0].visual_shape[-1], "video_inputdim", config.model.video_inputdim),
-        (files.AUDIO, dataset.sources[0].audio_shape[-1], "audio_inputdim", config.model.audio_inputdim),
+        (files.VISUAL, dataset.sources[0].visual.shape[-1], "video_inputdim", config.model.video_inputdim),
+        (files.AUDIO, dataset.sources[0].audio.shape[-1], "audio_inputdim", config.model.audio_inputdim),
         ("labels", dataset.categories, "categories", config.model.categories),
     ):
         if size != wanted:
