@@ -50,12 +50,12 @@ class Meter:
         rows = torch.stack([numbers for _, _, numbers in self.waiting]).cpu()
         counts = torch.tensor([[len(clips)] for _, clips, _ in self.waiting], dtype=torch.float64)
         means, correct = rows.split([len(self.names), 2], dim=1)
-        totals = processes.total(torch.cat([means * counts, correct * (counts > 0), counts], dim=1)).tolist()
+        totals = processes.all_reduce(torch.cat([means * counts, correct * (counts > 0), counts], dim=1)).tolist()
         for (step, clips, _), (*sums, right, counted, count) in zip(self.waiting, totals, strict=True):
             named = {name: value / count for name, value in zip(self.names, sums, strict=True)}
             if not all(map(math.isfinite, sums)):
                 fine = False
-                self._nonfinite(step, torch.cat(processes.everyones(clips)), named)
+                self._nonfinite(step, torch.cat(processes.all_gather(clips)), named)
                 continue
             for name, value in zip(self.names, sums, strict=True):
                 self._sum(name, value)

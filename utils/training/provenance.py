@@ -41,7 +41,7 @@ def this_start(command: list[str], device: torch.device) -> dict[str, Any]:
         "command": shlex.join(command),
         "folder": os.getcwd(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
-        "processes": processes.world(),
+        "processes": processes.world_size(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
