@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts; goes to the project's folder. `use_python FILE ...` finds a Python that has the packages
 # named in these requirements files, or makes one in .venv, and sets $PYTHON.
 
