@@ -29,6 +29,7 @@ NOISY_VISUAL = "visual_feature_noisy.h5"
 NOISY_AUDIO = "audio_feature_noisy.h5"
 NOISY_LABELS = "labels_noisy.h5"
 ANNOTATIONS = "Annotations.txt"
+VIDEOS = "videos"  # folder of the raw videos, in the data folder
 GENERATED = "generated.json"  # only in a folder of generated data: says so, and with which settings
 
 FEATURES = (VISUAL, AUDIO, NOISY_VISUAL, NOISY_AUDIO)

@@ -11,7 +11,6 @@ from dataset import files
 _GITHUB = "https://raw.githubusercontent.com/YapengTian/AVE-ECCV18/master/data/"
 _DRIVE = "https://drive.google.com/uc?id="
 
-VIDEOS = "videos"  # folder of the raw videos, in the data folder
 
 
 class Source(NamedTuple):
@@ -39,7 +38,7 @@ class Source(NamedTuple):
 
     def place(self, to: str | os.PathLike) -> Path:
         """Where the file, or the archive's content, ends up when the data folder is `to`."""
-        return Path(to) / VIDEOS if self.is_archive else (self.folder or Path(to)) / self.name
+        return Path(to) / files.VIDEOS if self.is_archive else (self.folder or Path(to)) / self.name
 
 
 SUPERVISED = (
