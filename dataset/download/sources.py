@@ -12,7 +12,6 @@ _GITHUB = "https://raw.githubusercontent.com/YapengTian/AVE-ECCV18/master/data/"
 _DRIVE = "https://drive.google.com/uc?id="
 
 
-
 class Source(NamedTuple):
     """A published file.
 
