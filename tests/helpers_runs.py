@@ -19,7 +19,7 @@ def outcome(folder: Path) -> dict:
         content["metrics"].pop("seconds", None)
         content["config"]["train"].pop("snapshot_pref")
         content["config"]["train"].pop("save_every_minutes")
-        content["config"]["data"].pop("features")
+        content["config"]["data"].pop("placement")
         if "training" in content:
             content["training"]["position"].pop("seconds")
         left[name] = content

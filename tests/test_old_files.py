@@ -111,5 +111,6 @@ def test_the_table_of_an_old_study(old):
     table = old / "Exps" / "old" / "study" / "table.md"
     before = table.read_text()
     table.unlink()
-    assert study_command.main(["study.json", "--table"]) == 0
+    (old / "moved.json").write_text(json.dumps({"extends": "study.json", "output": str(table.parent)}))
+    assert study_command.main(["moved.json", "--table"]) == 0
     assert table.read_text() == before

@@ -242,7 +242,7 @@ def test_a_checkpoint_remembers_its_threshold(tiny_config, tmp_path, capsys):
             "no visual",
         ),
         (weak_main, "weak_main_model", {"eval": {"localize": "relativ"}}, "eval.localize"),
-        (weak_main, "weak_main_model", {"train": {"gate_loss": 0.0}}, "no such loss"),
+        (weak_main, "weak_main_model", {"train": {"gate_loss": 0.0}}, "has no term 'gate'"),
     ],
 )
 def test_localizations_that_make_no_sense(main, name, sections, message, tiny_config, capsys):

@@ -23,7 +23,7 @@ def choose_device(gpu: str | None) -> tuple[torch.device, str]:
 
     Of several processes on this machine, each takes the next of the GPUs named, or of all.
     """
-    gpus, me, count = named_gpus(gpu), processes.local_rank(), processes.local_world_size()
+    gpus, me, count = named_gpus(gpu), processes.local_rank(), processes.local_world()
     among = f" in {count} processes" if count > 1 else ""
     if not gpus:
         asked = "" if gpu == "cpu" else "torch sees no GPU: "
@@ -46,7 +46,7 @@ def named_gpus(gpu: str | None) -> list[int]:
     if gpu == "cpu" or count == 0:
         return []
     if gpu is None:
-        return list(range(count if processes.is_distributed() else 1))
+        return list(range(count if processes.is_member() else 1))
     numbers = [int(number) for number in gpu.split(",")]
     if not all(number < count for number in numbers) or len(set(numbers)) < len(numbers):
         raise UserError(f"--gpu {gpu}: this machine has GPUs 0 to {count - 1}; name one, several as 0,1, or cpu")
@@ -72,4 +72,4 @@ def naming_batch_size(flag: str, size: int) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         advice = f"try {flag} {size // 2}" if size > 1 else "one clip doesn't fit; try --precision bfloat16, --gpu cpu"
-        raise UserError(f"out of memory with {flag} {size}: {advice} (or data.features host or stream)") from error
+        raise UserError(f"out of memory with {flag} {size}: {advice} (or data.placement host or stream)") from error

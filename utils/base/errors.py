@@ -107,7 +107,7 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
 
 
 _OUT_OF_MEMORY = (
-    "error: out of memory; end other programs or ask for less: for a training that is data.features = "
+    "error: out of memory; end other programs or ask for less: for a training that is data.placement = "
     '"stream", smaller batches or a narrower network'
 )
 

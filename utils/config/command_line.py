@@ -3,53 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from model.localization import RULES
 from utils.base.errors import UserError
 from utils.base.flags import Parser
+from utils.base.nested import flat
+from utils.base.paths import config_path, project_path
 from utils.config import files as config_files
-from utils.config.settings import MAINS, SUPERVISED, WEAK, Config, file_name
-
-# Flag -> (section, key, type, help). Their defaults are the JSON's.
-_SETTINGS: dict[str, tuple[str, str, type, str]] = {
-    "--n_epoch": ("train", "n_epoch", int, "epochs to train"),
-    "--batch_size": ("train", "batch_size", int, "clips per training step"),
-    "--test_batch_size": ("eval", "test_batch_size", int, "clips per evaluation step"),
-    "--lr": ("train", "lr", float, "learning rate"),
-    "--clip_gradient": ("train", "clip_gradient", float, "largest global gradient norm"),
-    "--weight_decay": ("train", "weight_decay", float, "Adam's L2 penalty"),
-    "--snapshot_pref": ("train", "snapshot_pref", str, "run folder"),
-    "--print_freq": (
-        "train",
-        "print_freq",
-        int,
-        "steps between TensorBoard points (GPU: and looks at the loss)",
-    ),
-    "--eval_freq": ("train", "eval_freq", int, "epochs between two evaluations"),
-    "--seed": ("train", "seed", int, "seed of every random generator"),
-    "--precision": ("train", "precision", str, "float32, float64 (the authors' arithmetic) or bfloat16"),
-    "--data_root": ("data", "root", str, "folder of the feature files"),
-    "--localize": ("eval", "localize", str, f"weak only: {', '.join(RULES)}"),
-    "--split": ("eval", "split", str, "split to evaluate: train, val or test"),
-}
-
-
-# Flags that say how to train, which an evaluation has no use for. (--print_freq stands in the authors' test scripts.)
-_TRAINING_ONLY = ("--n_epoch", "--batch_size", "--lr", "--clip_gradient", "--weight_decay", "--eval_freq")
+from utils.config.renamed import renamed, without_removed
+from utils.config.settings import KEYS, MAINS, PATHS, Config, declaration, file_name
 
 
 class Options(NamedTuple):
     """What a command line says besides settings."""
 
-    config: str  # the JSON file
     gpu: str | None  # "cpu", a GPU's number, several with commas; None: the first GPU if there is one
     resume: str | None  # a checkpoint, or "last"
     evaluate: bool
     output: str | None  # where an evaluation writes
-    named: frozenset[str]  # the settings that flags gave, as "train.lr"
+    named: frozenset[str]  # the keys that flags gave, as "train.lr"
     command: list[str]  # the command line itself
 
 
@@ -71,47 +46,61 @@ def parse(
     """Read the command line and the JSON that it names.
 
     Args:
-        config: the JSON to read without --config.
+        config: the JSON to read without --config, relative to the project's folder.
         supervision: of the networks that this main trains.
 
     Raises UserError for unknown or contradictory flags and whatever `utils.config` finds.
     """
-    parser = Parser(description=description, epilog="A setting that no flag names has the value of the JSON.")
+    parser = Parser(description=description, epilog="A key that no flag gives has the value of the JSON.")
     parser.register("action", None, _Once)
-    parser.add_argument("--config", default=config, metavar="JSON", help=f"settings (default: {config})")
+    parser.add_argument("--config", metavar="JSON", help=f"settings (default: {config})")
     parser.add_argument("--gpu", help="GPU number, several with commas, or cpu (default: the first GPU, if any)")
-    parser.add_argument("--resume", metavar="FILE", help='checkpoint to start from, or "last": go on with the run')
+    parser.add_argument(
+        "--checkpoint", "--resume", dest="resume", metavar="FILE",
+        help='checkpoint to start from or evaluate, or "last": go on with the run',
+    )  # fmt: skip
     parser.add_argument("--evaluate", action="store_true", help="evaluate a checkpoint instead of training")
     parser.add_argument(
         "--output", metavar="DIR", help="for an evaluation's files (default: eval-SPLIT/ by the checkpoint)"
     )
-    for flag, (_, key, kind, text) in _SETTINGS.items():
-        names = ("-b", flag) if flag == "--batch_size" else (flag,)
-        parser.add_argument(*names, dest=key, type=kind, default=None, metavar=kind.__name__.upper(), help=text)
+    for name, field, key in KEYS.values():
+        if key.flags:
+            what = " ".join(field.description.split()).replace("%", "%%")
+            parser.add_argument(*key.flags, dest=name, metavar="VALUE", help=f"{what} ({name})")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="any key of the config (all keys: configs/README.md), such as model.alpha=0.2; may stand there often",
+    )  # fmt: skip
     values = vars(parser.parse_args(argv))
-    for flag in _TRAINING_ONLY:
-        if values["evaluate"] and values[_SETTINGS[flag][1]] is not None:
-            more = " (its batches are --test_batch_size)" if flag == "--batch_size" else ""
-            raise UserError(f"--evaluate trains nothing, so {flag} contradicts it{more}; leave one of the two out")
     for flag in ("config", "resume", "output"):
         _check_path(f"--{flag}", values[flag])
 
-    sections = config_files.read_json(values["config"])
-    named: set[str] = set()
-    for flag, (section, key, _, _) in _SETTINGS.items():
-        if values[key] is not None:
-            sections = config_files.merge(sections, {section: {key: values[key]}})
-            named.add(f"{section}.{key}")
-            _check_flag(flag, section, key, values[key], SUPERVISED if supervision == "full" else WEAK)
-    settings = config_files.build(sections, source=values["config"])
+    source = values["config"] or str(project_path(config))
+    sections = config_files.read_json(source)
+    given = {f"{key.key.flags[-1]} {values[name]}": (name, values[name])
+             for name, key in KEYS.items() if values.get(name) is not None}  # fmt: skip
+    given |= {f"--set {text}": _key_and_value(text) for text in values["set"]}
+    flags: dict[str, str] = {}  # key -> the flag that gave it
+    changes: dict[str, Any] = {}
+    for flag, (name, text) in given.items():
+        for key, value in _changes(flag, name, text).items():
+            if key in flags and changes[key] != value:
+                raise UserError(f"{flags[key]} and {flag} contradict each other; leave one out")
+            flags[key], changes[key] = flag, value
+            if values["evaluate"] and declaration(key).training_only:
+                more = " (its batches are --test_batch_size)" if key == "train.batch_size" else ""
+                raise UserError(f"--evaluate trains nothing, so {flag} contradicts it{more}; leave one of the two out")
+    for key, value in changes.items():
+        sections = config_files.merge(sections, _nested(key, value))
+    settings = config_files.build(sections, source, flags)
     if settings.supervision != supervision:
         raise UserError(
-            f"{values['config']}: describes {settings.model.name}, which {MAINS[settings.supervision]} trains; this is "
+            f"{source}: describes {settings.model.name}, which {MAINS[settings.supervision]} trains; this is "
             f"{MAINS[supervision]}"
         )
     return settings, Options(
-        **{name: values[name] for name in ("config", "gpu", "resume", "evaluate", "output")},
-        named=frozenset(named),
+        **{name: values[name] for name in ("gpu", "resume", "evaluate", "output")},
+        named=frozenset(changes),
         command=["python", parser.prog, *(sys.argv[1:] if argv is None else argv)],
     )
 
@@ -124,6 +113,41 @@ def _check_path(flag: str, path: str | None) -> None:
             raise UserError(f"{flag} {path!r} {error}") from error
 
 
-def _check_flag(flag: str, section: str, key: str, value: Any, model: str) -> None:
-    """Validate a flag's value by itself, so that the error names the flag and not the JSON file."""
-    config_files.build({"model": {"name": model}, section: {key: value}}, source=f"{flag} {value}")
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text}: is not KEY=VALUE, such as --set train.lr=0.001")
+    return key, value
+
+
+def _changes(flag: str, name: str, text: str) -> dict[str, Any]:
+    """What a flag says of the config: key -> value, with the keys' names of now."""
+    changes = flat(without_removed(renamed(_nested(name, _value(name, text)), flag), flag))
+    return {key: _in_config(value) if key in PATHS else value for key, value in changes.items()}
+
+
+def _value(name: str, text: str) -> Any:
+    """The value that a flag gives to a key: a number or other JSON, else text. A path is always text."""
+    if name in PATHS and not text.startswith('"'):
+        return text
+    for parse in (int, float, json.loads):  # JSON knows neither .5 nor 007
+        try:
+            return parse(text)
+        except (ValueError, RecursionError):
+            continue
+    return text
+
+
+def _in_config(path: Any) -> Any:
+    """A path that was typed, as a config holds it. What can't be a path stays, to be refused with its key."""
+    try:
+        return config_path(file_name(path))
+    except (ValueError, TypeError):
+        return path
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    """{"train": {"lr": 0.1}} for "train.lr" and 0.1."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value

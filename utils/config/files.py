@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -13,26 +14,46 @@ from model.settings import short
 from utils.base import text
 from utils.base.errors import UserError
 from utils.base.nested import differences
+from utils.config.keys import MayDiffer
 from utils.config.messages import explain
-from utils.config.renamed import renamed
-from utils.config.settings import Config
+from utils.config.renamed import moved, renamed, without_removed
+from utils.config.settings import Config, declaration
 
 
-def build(values: dict[str, Any], source: str) -> Config:
-    """Validate the sections of a config. `source` (a file, a checkpoint) is named in errors.
+def build(values: dict[str, Any], source: str, flags: Mapping[str, str] | None = None) -> Config:
+    """Validate the sections of a config.
 
-    Raises UserError that names the first key with a problem, its file, and the nearest valid key.
+    Args:
+        source: the file that they are from; named in errors.
+        flags: keys that the command line gave, and how: {"train.lr": "--lr 5"}; named where one of these is wrong.
+
+    Raises UserError that names the first key with a problem, where it is from, and the nearest valid key.
     """
-    values = renamed(values, source)
+    return _validated(without_removed(renamed(values, source), source), source, flags or {})
+
+
+def build_stored(values: dict[str, Any], source: str) -> Config:
+    """The same for the config that a run has stored, in its folder or a checkpoint (`source`), maybe long ago."""
+    return _validated(without_removed(renamed(values, source), source=None), source, {})
+
+
+def _validated(values: dict[str, Any], source: str, flags: Mapping[str, str]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        # A wrong entry of what a flag gave, or an object that is there only because a flag gave an entry of it.
+        given = [flag for name, flag in flags.items() if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")]
+        if key and given:
+            source = given[0]
+        elif flags and not key:  # keys that don't fit together
+            source = f"{source} with {' '.join(flags.values())}"
         raise UserError(f"{source}: {explain(error, values)}") from error
 
 
 def read_json(path: str | os.PathLike, _extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Sections of a JSON config, those it extends merged in. Raises UserError for anything but a JSON object."""
-    path = Path(path)
+    path = moved(Path(path))
     if path.resolve() in _extended_by:
         raise UserError(f'{path}: extends itself, through {_extended_by[-1]}; remove one "extends"')
     values = text.read_json(
@@ -62,10 +83,18 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def difference(ours: Config, theirs: Config) -> list[str]:
-    """Keys in which two configs differ, as "train.lr (0.0007 here, 0.001 there)"."""
+def difference(ours: Config, theirs: Config, may_differ: Collection[MayDiffer] = get_args(MayDiffer)) -> list[str]:
+    """Keys in which two configs differ, as "train.lr (0.0007 here, 0.001 there)".
+
+    Args:
+        may_differ: only keys whose declaration says one of these; see `utils.config.keys`.
+    """
     differing = differences(ours.model_dump(), theirs.model_dump())
-    return [f"{key} ({here} here, {there} there)" for key, here, there in differing]
+    return [
+        f"{key} ({here} here, {there} there)"
+        for key, here, there in differing
+        if declaration(key).may_differ in may_differ
+    ]
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ to the file) starts from another config and names only what differs. Flags overr
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,15 +17,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, mod
 from model import NETWORKS, build_loss, validated_settings
 from model.localization import RULES, check_rule
 from model.settings import NetworkSettings, PositiveInt, Settings, Strength, Width
+from utils.base.paths import project_path
+from utils.config.keys import Key, declared
 
 SUPERVISED, WEAK = "supv_main_model", "weak_main_model"  # the authors' names for the CMBS networks
 MAINS = {"full": "supv_main.py", "weak": "weak_main.py"}  # by supervision
-
-# Where the recipes of the two supervisions differ; everything else has one default, below.
-_TRAIN: dict[str, dict[str, Any]] = {
-    "full": {"lr": 7e-4, "milestones": [10, 20, 30], "seed": 43, "snapshot_pref": "Exps/Supv/exp1/"},
-    "weak": {"lr": 6e-4, "milestones": [10, 20, 40], "seed": 666, "snapshot_pref": "Exps/WeaklySupv/exp1/"},
-}
 
 
 def file_name(name: str) -> str:
@@ -42,70 +39,114 @@ def file_name(name: str) -> str:
     return name
 
 
-FolderName = Annotated[str, AfterValidator(file_name)]
+_FILE_NAME = AfterValidator(file_name)
+FolderName = Annotated[str, _FILE_NAME]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class GenerateSettings(Settings):
     """Clips of a generated data set (see `dataset.synthetic`), made once if the data folder isn't there."""
 
     train: PositiveInt
+    """Training clips."""
     val: PositiveInt
+    """Validation clips."""
     test: PositiveInt
+    """Test clips."""
     background_only: PositiveInt
+    """Clips without an event, for weak training."""
     categories: Width
-    grid: list[PositiveInt] = Field([7, 7], min_length=2, max_length=2)  # H, W
+    """Categories, background not counted; as `model.categories`."""
+    grid: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field([7, 7])
+    """H and W of the visual grid."""
     visual_dim: Width = 512
+    """Channels of a visual grid cell."""
     audio_dim: Width = 128
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Length of a segment's audio feature."""
+    seed: Seed = 0
+    """The same seed gives the same data."""
 
 
 class DataSettings(Settings):
-    root: FolderName = "data"  # the folder of the feature files
-    # Where the features live during a run: `device` (GPU memory), `host` (main memory), `stream` (read in
-    # shuffled blocks, for data larger than memory), `loader` (a worker DataLoader, as the authors do), or
-    # `auto`: the first of device, host and stream that fits.
-    features: Literal["auto", "device", "host", "stream", "loader"] = "auto"
-    workers: Annotated[int, Field(ge=0, le=256)] = 2  # reading threads (`loader`: worker processes)
-    generate: GenerateSettings | None = None  # demo configs only: generate the data set if it isn't there
+    """Where the data are, and how they are read."""
+
+    root: Annotated[FolderName, Key(("--data_root",), may_differ="going on")] = "data"
+    """Folder of the feature files."""
+    placement: Annotated[Literal["auto", "device", "host", "stream", "loader"], Key(may_differ="always")] = "auto"
+    """Which memory the features are in during a run: of the device (GPU), of the host, none (`stream`: read in shuffled
+    blocks, for data larger than memory; `loader`: by a worker DataLoader, as the authors do), or `auto`: the first of
+    device, host and stream that fits."""
+    workers: Annotated[int, Field(ge=0, le=256), Key(may_differ="always")] = 2
+    """Threads that read the features; with `loader`: worker processes."""
+    generate: Annotated[GenerateSettings | None, Key(may_differ="always")] = None
+    """Clips to generate once if the data folder isn't there; null: the data are a user's own."""
+
+    @property
+    def folder(self) -> Path:
+        """`root` as a path to open from here."""
+        return project_path(self.root)
 
 
 class TrainSettings(Settings):
-    n_epoch: PositiveInt = 200
-    batch_size: PositiveInt = 64  # clips a step; the last, shorter batch is kept
-    lr: Annotated[float, Field(gt=0, le=1e3)]  # of Adam
-    milestones: list[PositiveInt]  # epochs after which the learning rate is multiplied by lr_decay
-    lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.5
-    clip_gradient: Annotated[float, Field(gt=0)] | None = 0.5  # largest global gradient norm; null: no clipping
-    # Adam's L2 penalty. Quirk: the authors' flag of this name is parsed and never used, hence 0.
-    weight_decay: Strength = 0.0
-    # Supervised only: weights of the two auxiliary losses in the total; 0 leaves one out.
-    gate_loss: Strength = 1.0
-    av_category_loss: Strength = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    precision: Literal["float32", "float64", "bfloat16"] = "float32"  # float64 is the authors' arithmetic
-    compile: bool = False  # train through torch.compile: on a GPU CUDA graphs; on a CPU it is slower, not faster
-    snapshot_pref: FolderName  # the run folder
-    print_freq: PositiveInt = 20  # steps between two looks at the loss on a GPU, and between TensorBoard points
-    eval_freq: PositiveInt = 1  # epochs between two evaluations
-    save_every_minutes: Annotated[float, Field(gt=0)] | None = None  # also save within an epoch; null: only after it
-    skip_nonfinite: bool = False  # leave out a step whose loss isn't finite instead of stopping
+    """How to train. An evaluation uses `seed`, `precision` and `snapshot_pref` of it."""
+
+    n_epoch: Annotated[PositiveInt, Key(("--n_epoch",), may_differ="going on", training_only=True)] = 200
+    """Epochs to train."""
+    batch_size: Annotated[PositiveInt, Key(("-b", "--b", "--batch_size"), training_only=True)] = 64
+    """Clips per training step; the last, shorter batch is kept."""
+    lr: Annotated[float, Field(gt=0, le=1e3), Key(("--lr",), weak=6e-4, training_only=True)] = 7e-4
+    """Learning rate of Adam."""
+    milestones: Annotated[list[PositiveInt], Key(weak=[10, 20, 40], training_only=True)] = Field([10, 20, 30])
+    """Epochs after which the learning rate is multiplied by `lr_decay`."""
+    lr_decay: Annotated[float, Field(gt=0, le=1), Key(training_only=True)] = 0.5
+    """What the learning rate is multiplied by after each milestone."""
+    clip_gradient: Annotated[Annotated[float, Field(gt=0)] | None, Key(("--clip_gradient",), training_only=True)] = 0.5
+    """Largest global gradient norm; null: no clipping."""
+    weight_decay: Annotated[Strength, Key(("--wd", "--weight_decay"), training_only=True)] = 0.0
+    """Adam's L2 penalty. Quirk: the authors' flag of this name is parsed and never used, hence 0."""
+    loss_weights: Annotated[dict[str, Strength], Key(training_only=True)] = Field({})
+    """Weights of the network's loss terms by their names; 0 leaves a term out. What isn't named has the network's own
+    weight, mostly 1."""
+    seed: Annotated[Seed, Key(("--seed",), weak=666)] = 43
+    """Seed of every random generator."""
+    precision: Annotated[Literal["float32", "float64", "bfloat16"], Key(("--precision",))] = "float32"
+    """Numbers of the computation; float64 is the authors' arithmetic, bfloat16 the fastest."""
+    compile: Annotated[bool, Key(may_differ="going on", training_only=True)] = False
+    """Train through torch.compile: on a GPU CUDA graphs; on a CPU it is slower, not faster."""
+    snapshot_pref: Annotated[
+        FolderName, Key(("--snapshot_pref",), may_differ="always", weak="Exps/WeaklySupv/exp1/")
+    ] = "Exps/Supv/exp1/"
+    """The run folder."""
+    print_freq: Annotated[PositiveInt, Key(("--print_freq",), may_differ="always")] = 20
+    """Steps between two TensorBoard points, and on a GPU between two checks that the loss is finite."""
+    eval_freq: Annotated[PositiveInt, Key(("--eval_freq",), training_only=True)] = 1
+    """Epochs between two evaluations."""
+    save_every_minutes: Annotated[
+        Annotated[float, Field(gt=0)] | None, Key(may_differ="always", training_only=True)
+    ] = None
+    """Also save within an epoch, this often; null: only after each epoch."""
 
     @property
-    def loss_weights(self) -> dict[str, float]:
-        """The weights of loss terms that differ from 1, by the terms' names."""
-        weights = {"gate": self.gate_loss, "av_category": self.av_category_loss}
-        return {term: weight for term, weight in weights.items() if weight != 1}
+    def folder(self) -> Path:
+        """The run folder, `snapshot_pref`, as a path to open from here."""
+        return project_path(self.snapshot_pref)
 
 
 class EvalSettings(Settings):
-    split: Literal["train", "val", "test"] = "test"
-    test_batch_size: PositiveInt = 16
-    # Weak only: what says where in a clip its event is, see model/localization.py. `authors`: the network's own rule.
-    localize: Literal[tuple(RULES)] = "authors"
-    # Weak only: segments whose score by that rule is not above this are background; null: the rule's own, or chosen on
-    # training clips.
+    """How to evaluate, while training and after it."""
+
+    split: Annotated[Literal["train", "val", "test"], Key(("--split",), may_differ="going on")] = "test"
+    """Split to evaluate."""
+    test_batch_size: Annotated[PositiveInt, Key(("--test_batch_size",), may_differ="always")] = 16
+    """Clips per evaluation step."""
+    localize: Annotated[Literal[tuple(RULES)], Key(("--localize",))] = "authors"
+    """Weak supervision only: the localization rule, how a label per segment is read off the network (see
+    `model/localization.py`); `authors` is the network's own."""
     threshold: float | None = None
-    exclude_leaked: bool = False  # also report accuracy without clips whose video is in the training split
+    """Weak supervision only: segments whose score by the localization rule is not above it are background; null: the
+    rule's own, or chosen on training clips."""
+    exclude_leaked: Annotated[bool, Key(may_differ="going on")] = False
+    """Also report the accuracy without clips whose video is in the training split."""
 
 
 class Config(Settings):
@@ -113,18 +154,22 @@ class Config(Settings):
 
     model: Annotated[SerializeAsAny[NetworkSettings], BeforeValidator(validated_settings)]
     data: DataSettings = DataSettings()
-    train: TrainSettings
+    train: TrainSettings = TrainSettings()
     eval: EvalSettings = EvalSettings()
 
     @model_validator(mode="before")
     @classmethod
-    def _recipe(cls, values: Any) -> Any:
+    def _defaults(cls, values: Any) -> Any:
+        """Fill in the defaults of weak supervision."""
         if not isinstance(values, dict):
             return values
         model, train = values.get("model"), values.get("train", {})
         name = model.get("name") if isinstance(model, dict) else getattr(model, "name", None)
-        recipe = _TRAIN[NETWORKS[name].supervision] if isinstance(name, str) and name in NETWORKS else {}
-        return {**values, "train": {**recipe, **train}} if isinstance(train, dict) else values
+        weak = isinstance(name, str) and name in NETWORKS and NETWORKS[name].supervision == "weak"
+        if not weak or not isinstance(train, dict):
+            return values
+        defaults = {key.name: key.key.weak for key in declared(TrainSettings) if key.key.weak is not None}
+        return {**values, "train": defaults | train}
 
     @model_validator(mode="after")
     def _belong_together(self) -> Config:
@@ -144,16 +189,43 @@ class Config(Settings):
             check_rule(self.eval.localize, self.eval.threshold)
         except ValueError as error:
             raise ValueError(f"'eval.threshold' and 'eval.localize' don't fit: {error}") from error
-        for term, weight in self.train.loss_weights.items():
-            try:
-                build_loss(self.model, {term: weight})
-            except ValueError as error:
-                raise ValueError(f"'train.{term}_loss' is {weight}: there is no such loss; {error}") from error
         if self.eval.exclude_leaked and self.eval.split == "train":
             raise ValueError("'eval.exclude_leaked' would leave out every clip of the training split")
         return self
+
+    @model_validator(mode="after")
+    def _complete_loss_weights(self) -> Config:
+        """Name every term of the network's loss, so that two configs of the same loss are equal."""
+        own = build_loss(self.model).weights
+        # A config that extends one of another network takes back its weights by naming them with 1.
+        weights = {
+            term: weight
+            for term, weight in self.train.loss_weights.items()
+            if term in own or weight != 1 or term not in _every_loss_term()
+        }
+        try:
+            complete = build_loss(self.model, weights).weights
+        except ValueError as error:
+            raise ValueError(f"'train.loss_weights' doesn't fit the network: {error}") from error
+        return self.model_copy(update={"train": self.train.model_copy(update={"loss_weights": complete})})
 
     @property
     def supervision(self) -> Literal["full", "weak"]:
         """Which labels the network learns from: those of segments, or of clips."""
         return NETWORKS[self.model.name].supervision
+
+
+@functools.cache
+def _every_loss_term() -> set[str]:
+    return {term for name in NETWORKS for term in build_loss({"name": name}).weights}
+
+
+KEYS = {key.name: key for key in declared(Config)}  # of `model` those that every network has
+PATHS = {name for name, field, _ in KEYS.values() if _FILE_NAME in field.metadata}
+
+
+def declaration(name: str) -> Key:
+    """How a key is declared. One that isn't, such as a network's or that of an object's entry, is as its owner."""
+    while name and name not in KEYS:
+        name = name.rpartition(".")[0]
+    return KEYS[name].key if name else Key()

@@ -45,8 +45,8 @@ def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
     """
     content = checkpoint.load(path)
     if checkpoint.is_ours(content):
-        config = config_files.build(content["config"], source=f"{path}, its config")
-        settings, root = config.model, Path(config.data.root)
+        config = config_files.build_stored(content["config"], source=f"{path}, its config")
+        settings, root = config.model, config.data.folder
         network = build_model(settings)
         try:
             network.load_state_dict(content["network"])
@@ -57,7 +57,7 @@ def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
     else:
         # Only the supervised network has LSTMs.
         supervised = any(key.removeprefix(PREFIX).startswith("audio_visual_rnn_layer.") for key in content)
-        settings, root = network_settings({"name": SUPERVISED if supervised else WEAK}), Path(DataSettings().root)
+        settings, root = network_settings({"name": SUPERVISED if supervised else WEAK}), DataSettings().folder
         network, state = build_model(settings), {}
         try:
             load_official(network, content)

@@ -1,8 +1,8 @@
 """A matrix of runs, configs x seeds, and the table of their results.
 
-    python -m utils.study configs/study.json                 # on the first GPU, or the CPU
-    python -m utils.study configs/study.json --gpu 0,1,2,3   # one run a GPU at a time
-    python -m utils.study configs/study.json --table         # only the table, of what is there
+    python -m utils.study configs/studies/supervised.json                 # on the first GPU, or the CPU
+    python -m utils.study configs/studies/supervised.json --gpu 0,1,2,3   # one run a GPU at a time
+    python -m utils.study configs/studies/supervised.json --table         # only the table, of what is there
 
 A study is a JSON file (`"extends"` works as in a config):
 
@@ -11,8 +11,8 @@ A study is a JSON file (`"extends"` works as in a config):
       "output": "Exps/Study/",                 where the runs and the tables go
       "seeds": [43, 44, 45],
       "set": {"train": {"n_epoch": 100}},      changes to every config, as in a config
-      "runs": {"CMBS": "main.json"},           name in the table -> config, beside the study file
-      "readings": {                            more ways to read the weights of a run, without training again:
+      "runs": {"CMBS": "configs/main.json"},   name in the table -> config, in the project or beside the study file
+      "localizations": {                       other localization rules for the weights of a run:
         "by the gate": ["CMBS", "gate.json"]   name in the table -> run, and the config to evaluate it with
       },
       "published": {"CMBS": 79.3}              accuracies that others published, for a column of their own

@@ -12,12 +12,12 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from utils.base import checkpoint
 from utils.base.atomic import make_folder, write_text, writing
 from utils.base.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from utils.base.output import when_output_is_lost
+from utils.base.paths import ROOT
 from utils.config.settings import MAINS
 from utils.evaluation.protocols import read_epochs
 from utils.study.results import (
@@ -33,8 +33,6 @@ from utils.study.results import (
 from utils.study.runs import Run, Study
 from utils.training.launching import share_of_cores
 from utils.training.run import generate_once
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # What a run leaves that was killed before its first epoch was saved; another one may begin on top of it.
 _OF_A_BEGINNING = ("config.json", "run.json", "log.txt", "metrics.jsonl", ".lock", "events.out.tfevents.*", "*.part*")

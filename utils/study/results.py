@@ -22,9 +22,6 @@ from utils.training import provenance
 # The weights of the epoch that a split chose: "test" by the authors' protocol, "val" by the validation protocol.
 WEIGHTS = {"test": checkpoint.BEST, "val": checkpoint.BEST_VAL}
 
-# A finished run stands although these differ: they don't change its numbers.
-_SAME_NUMBERS = ("data.features", "data.workers", "data.generate", "train.print_freq", "train.save_every_minutes")
-
 
 class Result(NamedTuple):
     """What a finished run leaves for the table; one that only evaluates has the epochs that its training chose."""
@@ -64,8 +61,8 @@ def check_settings(run: Run) -> None:
     path = run.folder / "config.json"
     if not path.exists():
         return
-    theirs = config_files.build(config_files.read_json(path), source=str(path))
-    differing = [line for line in config_files.difference(run.config, theirs) if not line.startswith(_SAME_NUMBERS)]
+    theirs = config_files.build_stored(config_files.read_json(path), source=str(path))
+    differing = config_files.difference(run.config, theirs, may_differ=["no", "going on"])
     if theirs.train.n_epoch < run.config.train.n_epoch:
         differing = [line for line in differing if not line.startswith("train.n_epoch")]
     if differing:
@@ -83,7 +80,7 @@ def check_same_data(runs: list[Run]) -> None:
         made_on = provenance.read(run.folder).get("data") if run.source is None else None
         if made_on is None:
             continue
-        root = run.config.data.root
+        root = run.config.data.folder
         first, of_first = of_row.setdefault(run.name, (run, made_on))
         now = fingerprint(root, run.config.supervision == "weak")
         for other, data in ((f"what {root} holds now", now or made_on), (str(first.folder), of_first)):
@@ -138,8 +135,8 @@ def evaluated_accuracy(run: Run, split: str) -> float | None:
         return None
     if (folder / METRICS).stat().st_mtime < max(path.stat().st_mtime for path in (weights, run.settings)):
         return None
-    settings = config_files.build(config_files.read_json(run.settings), source=str(run.settings))
-    if config_files.difference(run.config, settings):
+    settings = config_files.build_stored(config_files.read_json(run.settings), source=str(run.settings))
+    if config_files.difference(run.config, settings, may_differ=["no", "going on"]):
         return None
     metrics, asked = read_metrics(folder), run.config.eval
     accuracy, threshold = metrics.get("accuracy"), metrics.get("threshold")

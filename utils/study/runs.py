@@ -9,7 +9,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from utils.base.errors import UserError
+from utils.base.paths import ROOT, config_path, project_path
 from utils.config import files as config_files
+from utils.config.renamed import moved, with_old_name
 from utils.config.settings import Config, file_name
 
 TABLES = ("table.md", "table.tex")  # in a study's output, beside the folders of its rows
@@ -35,7 +37,7 @@ class StudySettings(BaseModel):
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
     set: dict[str, Any] = {}
     runs: Annotated[dict[Name, str], Field(min_length=1)]
-    readings: dict[Name, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
+    localizations: dict[Name, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
     published: dict[str, float] = {}
 
 
@@ -70,22 +72,22 @@ class Study:
             problem = error.errors(include_url=False)[0]
             key = ".".join(map(str, problem["loc"]))
             raise UserError(f"{path}: {key!r}: {problem['msg']} (see utils/study/__main__.py)") from None
-        self.output = Path(self.settings.output)
+        self.output = project_path(self.settings.output)
         self.runs: list[Run] = []
         of_row: dict[str, dict[int, Run]] = {}  # by seed
         rows = [(name, None, config) for name, config in self.settings.runs.items()]
-        rows += [(name, source, config) for name, (source, config) in self.settings.readings.items()]
+        rows += [(name, source, config) for name, (source, config) in self.settings.localizations.items()]
         for name, source, config in rows:
-            folder = self.output / _folder_name(name, path)
+            folder = with_old_name(self.output / _folder_name(name, path))
             if folder in {run.folder.parent for run in self.runs}:
                 raise UserError(f"{path}: {name!r} and another row would share {folder}; rename one")
             if source is not None and source not in self.settings.runs:
                 raise UserError(f"{path}: {name!r} reads the weights of {source!r}, which is none of its runs")
-            file = Path(path).parent / config
+            file = _config_file(Path(path), config)
             sections = config_files.merge(config_files.read_json(file), self.settings.set)
             for seed in dict.fromkeys(self.settings.seeds):
                 own = folder / f"seed-{seed}"
-                changes = {"train": {"seed": seed, "snapshot_pref": str(own)}}
+                changes = {"train": {"seed": seed, "snapshot_pref": config_path(own)}}
                 settings = config_files.build(config_files.merge(sections, changes), str(file))
                 if source is not None and settings.eval.split != "test":
                     raise UserError(
@@ -111,6 +113,12 @@ def check_apart(studies: list[Study]) -> None:
                     f"{run.folder}: two of the studies would both write there; name each study once, or give them "
                     f"different outputs"
                 )
+
+
+def _config_file(study: Path, name: str) -> Path:
+    """A config that a study names: beside the study's file, else in the project's folder."""
+    beside = moved(study.parent / name)
+    return beside if beside.exists() or not (ROOT / name).exists() else project_path(name)
 
 
 def _folder_name(name: str, path: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,48 +15,43 @@ from utils.base import processes
 from utils.base.errors import UserError
 from utils.training.state import Training
 
-_log = logging.getLogger(__name__)
-
-_COUNTS = ("clips", "right", "counted", "skipped")  # what a meter adds up besides loss terms and gradient norm
+_COUNTS = ("clips", "right", "counted")  # what a meter adds up besides loss terms and gradient norm
 
 
 class Meter:
     """Adds up an epoch's numbers, on the device; looks at them on the host only now and then.
 
     Waiting for a GPU's numbers every step would leave it idle between steps. So steps are looked at together,
-    every `print_freq` of them; on a CPU, and for `skip_nonfinite`, each at once.
+    every `print_freq` of them; on a CPU each at once.
     """
 
     def __init__(self, training: Training, epoch: int) -> None:
         self.training, self.epoch, self.sums = training, epoch, training.position.sums
-        settings = training.config.train
-        self.every = 1 if training.device.type == "cpu" or settings.skip_nonfinite else settings.print_freq
+        self.every = 1 if training.device.type == "cpu" else training.config.train.print_freq
         self.waiting: list[tuple[int, Tensor, Tensor]] = []  # step, this process's clips in it, their numbers
         # An epoch that goes on after its last step has no step to take them from.
         self.names = [name for name in self.sums if name not in _COUNTS]
 
-    def add(self, step: int, batch: Batch, terms: dict[str, Tensor], norm: Tensor, correct: Tensor) -> bool:
-        """Take in a step's numbers. Returns whether its update may be made."""
+    def add(self, step: int, batch: Batch, terms: dict[str, Tensor], norm: Tensor, correct: Tensor) -> None:
+        """Take in a step's numbers. Raises UserError where those of a step looked at aren't finite."""
         self.names = [*terms, "gradient_norm"]
         numbers = torch.stack([*(term.detach().double() for term in terms.values()), norm.double(), *correct])
         self.waiting.append((step, batch.clips if batch.weight else batch.clips[:0], numbers))
-        return self.look() if len(self.waiting) >= self.every else True
+        if len(self.waiting) >= self.every:
+            self.look()
 
-    def look(self) -> bool:
+    def look(self) -> None:
         """Bring the waiting steps' numbers to the host, check and add them up."""
-        fine = True
         if not self.waiting:
-            return fine
+            return
         rows = torch.stack([numbers for _, _, numbers in self.waiting]).cpu()
         counts = torch.tensor([[len(clips)] for _, clips, _ in self.waiting], dtype=torch.float64)
         means, correct = rows.split([len(self.names), 2], dim=1)
-        totals = processes.all_reduce(torch.cat([means * counts, correct * (counts > 0), counts], dim=1)).tolist()
+        totals = processes.total(torch.cat([means * counts, correct * (counts > 0), counts], dim=1)).tolist()
         for (step, clips, _), (*sums, right, counted, count) in zip(self.waiting, totals, strict=True):
             named = {name: value / count for name, value in zip(self.names, sums, strict=True)}
             if not all(map(math.isfinite, sums)):
-                fine = False
-                self._nonfinite(step, torch.cat(processes.all_gather(clips)), named)
-                continue
+                raise self._nonfinite(step, torch.cat(processes.everyones(clips)), named)
             for name, value in zip(self.names, sums, strict=True):
                 self._sum(name, value)
             self._sum("clips", count)
@@ -67,40 +62,35 @@ class Meter:
                 learning_rate = self.training.scheduler.get_last_lr()[0]
                 self.training.recorder.step({**named, "learning_rate": learning_rate}, global_step)
         self.waiting.clear()
-        return fine
 
     def _sum(self, name: str, value: float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def _nonfinite(self, step: int, clips: Tensor, named: dict[str, float]) -> None:
+    def _nonfinite(self, step: int, clips: Tensor, named: dict[str, float]) -> UserError:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
-        where = (
+        return UserError(
             f"epoch {self.epoch}, step {step}: loss or gradient is not finite ({numbers}); "
-            f"{_rows_of(self.training.batches['train'].dataset, clips)}"
+            f"{_rows_of(self.training.batches['train'].dataset, clips)}. The checkpoints are from before; look for bad "
+            f"features with `python -m dataset.check`, mend them, or try a lower --lr"
         )
-        if not self.training.config.train.skip_nonfinite:
-            raise UserError(
-                f"{where}. The checkpoints are from before; look for features that are far too large, "
-                f"try a lower --lr, or leave such steps out with train.skip_nonfinite"
-            )
-        self._sum("skipped", 1)
-        _log.warning(f"{where}: step left out")
 
     def means(self) -> dict[str, Any]:
         """The epoch's means over clips."""
-        if "clips" not in self.sums:
-            raise UserError(f"epoch {self.epoch}: every step was left out because its loss was not finite")
         mean = {name: self.sums[name] / self.sums["clips"] for name in self.names}
         norm = mean.pop("gradient_norm")
-        skipped = {"skipped_steps": int(self.sums["skipped"])} if "skipped" in self.sums else {}
         accuracy_percent = 100 * self.sums["right"] / self.sums["counted"]
-        return {"loss": mean, "train_accuracy": accuracy_percent, "gradient_norm": norm, **skipped}
+        return {"loss": mean, "train_accuracy": accuracy_percent, "gradient_norm": norm}
 
 
 def _rows_of(dataset: AVEDataset, clips: Tensor) -> str:
-    """Which rows of which feature file some clips of a split are."""
+    """Which rows of which feature file some clips of a split are, and which of them hold bad features."""
     rows: dict[str, list[int]] = {}
+    bad: list[str] = []
     for clip in clips.tolist():
         source, row = dataset.source(clip)
-        rows.setdefault(dataset.sources[source].visual.path.name, []).append(row)
-    return "its clips: " + " and ".join(f"rows {numbers} of {name}" for name, numbers in rows.items())
+        rows.setdefault(source.visual_path.name, []).append(row)
+        for path, values in zip((source.visual_path, source.audio_path), source[row], strict=True):
+            if not np.isfinite(values).all():
+                bad.append(f"row {row} of {path}")
+    there = " and ".join(f"rows {numbers} of {name}" for name, numbers in rows.items())
+    return f"its clips: {there}" + (f"; not finite: {', '.join(bad)}" if bad else "")

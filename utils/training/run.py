@@ -26,6 +26,7 @@ from utils.base import checkpoint, processes
 from utils.base.devices import choose_device, dtype_of, named_gpus
 from utils.base.errors import UserError
 from utils.base.memory import keep_freed_memory
+from utils.base.paths import config_path, project_path
 from utils.config import files as config_files
 from utils.config.command_line import Options
 from utils.config.settings import MAINS, Config, DataSettings
@@ -37,11 +38,6 @@ from utils.training.loop import fit
 from utils.training.randomness import seed_everything, seed_process
 from utils.training.record import Recorder, Spectator, log_to_terminal
 from utils.training.state import Position, Training
-
-# A resumed run may differ from the one before in these; in anything else it would be another run.
-_MAY_CHANGE = ("data.root", "data.features", "data.workers", "data.generate", "train.compile", "train.n_epoch",
-               "train.print_freq", "train.save_every_minutes", "train.skip_nonfinite", "train.snapshot_pref",
-               "eval.split", "eval.test_batch_size", "eval.exclude_leaked")  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +60,7 @@ def begin(config: Config, options: Options) -> torch.device:
     log_to_terminal()
     keep_freed_memory()
     gpus = named_gpus(options.gpu)
-    if len(gpus) > 1 and not processes.is_distributed():
+    if len(gpus) > 1 and not processes.is_member():
         sys.exit(launching.launch(len(gpus)))
     device, story = choose_device(options.gpu)
     processes.join(device)
@@ -81,11 +77,11 @@ def begin(config: Config, options: Options) -> torch.device:
 def run(experiment: Experiment, config: Config, options: Options, device: torch.device) -> None:
     """Train, or with --evaluate evaluate, and say where the results are."""
     experiment.network.to(device, dtype_of(config.train.precision))
-    with processes.ending_together():
+    with processes.together():
         # Files are looked for, and checkpoints read, by the first process alone: only its machine may have them.
-        path = processes.from_first(lambda: _named_checkpoint(config, options))
+        path = processes.of_first(lambda: _named_checkpoint(config, options))
         if options.evaluate:
-            path = path or processes.from_first(lambda: _find_checkpoint(experiment, config))
+            path = path or processes.of_first(lambda: _find_checkpoint(experiment, config))
             _test(experiment, config, options, device, path)
         else:
             _train(experiment, config, options, device, path)
@@ -98,18 +94,18 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
         content = _load_weights(experiment, config, path)
         state = content.get("training")
         if state is None:
-            _log.info(f"{path} holds weights only: a new run starts from them, in {config.train.snapshot_pref}")
+            _log.info(f"{path} holds weights only: a new run starts from them, in {config.train.folder}")
         else:
-            config = processes.from_first(lambda: _config_to_go_on(config, options, content, path))
-    folder = Path(config.train.snapshot_pref)
+            config = processes.of_first(lambda: _config_to_go_on(config, options, content, path))
+    folder = config.train.folder
     weak = issubclass(experiment.dataset, WeakAVEDataset)
-    splits = _splits_to_train(Path(config.data.root))
-    require_trainable(config.data.root, weak, splits)
-    datasets = {split: experiment.dataset(config.data.root, split, dtype) for split in splits}
+    splits = _splits_to_train(config.data.folder)
+    require_trainable(config.data.folder, weak, splits)
+    datasets = {split: experiment.dataset(config.data.folder, split, dtype) for split in splits}
     _check_fits(datasets["train"], config)
     check_localization(network, datasets["train"], experiment.localization)
     if processes.rank() == 0:
-        recorder = Recorder(folder, provenance.fingerprint(config.data.root, weak), new=state is None)
+        recorder = Recorder(folder, provenance.fingerprint(config.data.folder, weak), new=state is None)
     else:
         recorder = Spectator(folder)
     try:
@@ -157,17 +153,16 @@ def _config_to_go_on(config: Config, options: Options, content: dict[str, Any], 
     """The config of a run that goes on from a checkpoint: in its folder. Raises UserError for one that can't."""
     _check_same_run(config, content, path)
     folder = path.parent
-    if "train.snapshot_pref" in options.named and Path(config.train.snapshot_pref).resolve() != folder.resolve():
+    if "train.snapshot_pref" in options.named and config.train.folder.resolve() != folder.resolve():
         raise UserError(
-            f"--resume {path} goes on in its own folder, but --snapshot_pref names {config.train.snapshot_pref}; "
-            f"leave one out"
+            f"--resume {path} goes on in its own folder, but --snapshot_pref names {config.train.folder}; leave one out"
         )
     if path.name != checkpoint.LAST and (folder / checkpoint.LAST).exists():
         raise UserError(
             f"{path}: going on from it would overwrite {folder / checkpoint.LAST}; go on from that one "
             f"(--resume last), or copy this one to a folder of its own"
         )
-    return config.model_copy(update={"train": config.train.model_copy(update={"snapshot_pref": str(folder)})})
+    return config.model_copy(update={"train": config.train.model_copy(update={"snapshot_pref": config_path(folder)})})
 
 
 def _check_goes_on(position: Position, config: Config, path: Path) -> None:
@@ -182,8 +177,8 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
     content = _load_weights(experiment, config, path)
     _set_threshold(experiment, config, content, device)
     split = config.eval.split
-    require_trainable(config.data.root, weak=False, splits=(split,))
-    dataset = AVEDataset(config.data.root, split, dtype_of(config.train.precision))
+    require_trainable(config.data.folder, weak=False, splits=(split,))
+    dataset = AVEDataset(config.data.folder, split, dtype_of(config.train.precision))
     _check_fits(dataset, config)
     check_localization(experiment.network, dataset, experiment.localization)
     sizes = {split: config.eval.test_batch_size}
@@ -203,16 +198,16 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         "best_single_label": trivial.best_single_label,
         "reading": experiment.localization.description,
         **experiment.localization.state(),
-        "checkpoint": str(path),
+        "checkpoint": config_path(path),
         "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,
         "data_root": config.data.root,
-        "generated": (Path(config.data.root) / files.GENERATED).exists(),
+        "generated": (config.data.folder / files.GENERATED).exists(),
     }
     if config.eval.exclude_leaked:
         metrics |= _without_leaked(dataset, result)
     folder = Path(options.output or path.parent / f"eval-{split}")
     if processes.rank() == 0:
-        names = clip_names(config.data.root, dataset.categories)
+        names = clip_names(config.data.folder, dataset.categories)
         metrics["protocols"] = protocols.protocols(path.parent) if checkpoint.is_ours(content) else None
         metrics |= detailed(result, names.categories)
         results.write(folder, metrics, result, dataset.rows, names)
@@ -253,11 +248,11 @@ def _set_threshold(experiment: Experiment, config: Config, content: dict[str, An
     localization.restore(content.get("localization", {}) if checkpoint.is_ours(content) else {})
     if localization.chooses and localization.threshold is None:
         _log.info("the checkpoint holds no threshold for this localization: choosing one on the training split")
-        dataset = experiment.dataset(config.data.root, "train", dtype_of(config.train.precision))
+        dataset = experiment.dataset(config.data.folder, "train", dtype_of(config.train.precision))
         _check_fits(dataset, config)
         sizes = {"train": config.eval.test_batch_size}
         # Streamed: a part of the split is enough.
-        data = config.data.model_copy(update={"features": "stream"})
+        data = config.data.model_copy(update={"placement": "stream"})
         batches = _batches({"train": dataset}, data, sizes, device, config.train.seed)
         choose_threshold(experiment.network, batches["train"], localization, config.train.precision)
 
@@ -270,18 +265,18 @@ def _batches(
     seed: int,
 ) -> dict[str, Batches]:
     """Batches of each split, with the features where the config says or where every process has room for them."""
-    placement = settings.features
+    placement = settings.placement
     if placement == "auto":
-        fitting = processes.all_gather(fitting_placement(datasets, device, processes.local_world_size()))
+        fitting = processes.everyones(fitting_placement(datasets, device, processes.local_world()))
         placement = max(fitting, key=PLACEMENTS.index)
-    shard = Shard(processes.rank(), processes.world_size())
+    shard = Shard(processes.rank(), processes.world())
     return make_batches(datasets, placement, batch_sizes, device, seed, shard, settings.workers)
 
 
 def generate_once(settings: DataSettings) -> None:
     """Generate the data set that a config describes, unless it is there already."""
     if settings.generate is not None:
-        generate.generate(settings.root, generate.Settings(**settings.generate.model_dump()))
+        generate.generate(settings.folder, generate.Settings(**settings.generate.model_dump()))
 
 
 def _named_checkpoint(config: Config, options: Options) -> Path | None:
@@ -290,7 +285,7 @@ def _named_checkpoint(config: Config, options: Options) -> Path | None:
         return None
     if options.resume != "last":
         return Path(options.resume)
-    path = Path(config.train.snapshot_pref) / checkpoint.LAST
+    path = config.train.folder / checkpoint.LAST
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint, so no run to go on with; start one without --resume last")
     return path
@@ -298,10 +293,10 @@ def _named_checkpoint(config: Config, options: Options) -> Path | None:
 
 def _find_checkpoint(experiment: Experiment, config: Config) -> Path:
     """What to evaluate when nothing is named: the run's best, else the authors' file there, or right in Exps/."""
-    run_folder = Path(config.train.snapshot_pref)
+    run_folder = config.train.folder
     if (run_folder / checkpoint.BEST).exists():
         return run_folder / checkpoint.BEST
-    for folder in (run_folder, Path("Exps")):
+    for folder in (run_folder, project_path("Exps")):
         for pattern in experiment.official_files:
             found = sorted(folder.glob(pattern))
             if found:
@@ -315,14 +310,14 @@ def _find_checkpoint(experiment: Experiment, config: Config) -> Path:
 
 def _load_weights(experiment: Experiment, config: Config, path: Path) -> dict[str, Any]:
     """Load a checkpoint of either kind into the network; returns its content."""
-    content = processes.from_first(lambda: checkpoint.load(path))
+    content = processes.of_first(lambda: checkpoint.load(path))
     if not checkpoint.is_ours(content):
         try:
             load_official(experiment.network, content)
         except ValueError as error:
             raise UserError(f"{path}: {error}") from error
         return content
-    theirs = config_files.build(content["config"], source=f"{path}, its config")
+    theirs = config_files.build_stored(content["config"], source=f"{path}, its config")
     if theirs.supervision != config.supervision:
         main = MAINS[theirs.supervision]
         raise UserError(f"{path}: is a checkpoint of the other setting ({theirs.model.name}); {main} reads it")
@@ -341,8 +336,8 @@ def _load_weights(experiment: Experiment, config: Config, path: Path) -> dict[st
 
 
 def _check_same_run(config: Config, content: dict[str, Any], path: Path) -> None:
-    theirs = config_files.build(content["config"], source=f"{path}, its config")
-    differing = [line for line in config_files.difference(config, theirs) if not line.startswith(_MAY_CHANGE)]
+    theirs = config_files.build_stored(content["config"], source=f"{path}, its config")
+    differing = config_files.difference(config, theirs, may_differ=["no"])
     if differing:
         raise UserError(
             f"{path}: was trained with other settings, so going on would be another run: {'; '.join(differing)}; "
@@ -354,8 +349,8 @@ def _check_fits(dataset: AVEDataset, config: Config) -> None:
     """Raise UserError when the files have other sizes than the config's network."""
     root = dataset.root
     for name, size, key, wanted in (
-        (files.VISUAL, dataset.sources[0].visual.shape[-1], "video_inputdim", config.model.video_inputdim),
-        (files.AUDIO, dataset.sources[0].audio.shape[-1], "audio_inputdim", config.model.audio_inputdim),
+        (files.VISUAL, dataset.sources[0].visual_shape[-1], "video_inputdim", config.model.video_inputdim),
+        (files.AUDIO, dataset.sources[0].audio_shape[-1], "audio_inputdim", config.model.audio_inputdim),
         ("labels", dataset.categories, "categories", config.model.categories),
     ):
         if size != wanted:

@@ -27,7 +27,7 @@ def test_the_main_configs_spell_out_the_defaults(file, name):
     defaults = config_files.build({"model": {"name": name}}, source="defaults").model_dump()
     of_the_other_setting = {
         SUPERVISED: {"eval.threshold", "eval.localize"},
-        WEAK: {"train.gate_loss", "train.av_category_loss"},
+        WEAK: set(),
     }[name]
     for section, values in defaults.items():
         missing = {f"{section}.{key}" for key in values if key not in written[section]}
@@ -47,7 +47,7 @@ def test_the_recipe():
 
 
 def test_every_config_in_the_repository_is_valid():
-    paths = [path for path in CONFIGS.rglob("*.json") if not path.name.startswith("study")]
+    paths = [path for path in CONFIGS.rglob("*.json") if path.parent.name != "studies"]
     assert len(paths) > 20
     for path in paths:
         load(path)

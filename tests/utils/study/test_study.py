@@ -157,7 +157,7 @@ def test_runs_side_by_side_share_the_cores(write_study, monkeypatch):
     assert run.out.read_text() == "4\n"
 
 
-def test_readings_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, monkeypatch):
+def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, monkeypatch):
     def call(pool, run, arguments):  # in this process: starting one costs seconds
         return weak_main.main(arguments[2:])
 
@@ -165,7 +165,7 @@ def test_readings_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, 
     weak = tiny_config("weak_main_model").name
     relative = tmp_path / "relative.json"
     relative.write_text(json.dumps({"extends": weak, "eval": {"localize": "relative"}}))
-    path = write_study(seeds=[1], runs={"weak": weak}, readings={"relative": ["weak", relative.name]})
+    path = write_study(seeds=[1], runs={"weak": weak}, localizations={"relative": ["weak", relative.name]})
     trained, read = Study(path).runs
     assert weak_main.main(["--config", str(tmp_path / weak), "--seed", "1", "--n_epoch", "2", "--gpu", "cpu",
                            "--snapshot_pref", str(trained.folder)]) == EXIT_DONE  # fmt: skip
@@ -202,7 +202,7 @@ def test_readings_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"readings": {"b": ["none", "supv_main_model.json"]}}, "none of its runs"),
+        ({"localizations": {"b": ["none", "supv_main_model.json"]}}, "none of its runs"),
         ({"seeds": []}, "'seeds'"),
         ({"sedes": [1]}, "'sedes'"),
         ({"runs": {"a": "none.json"}}, "no such config"),

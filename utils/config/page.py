@@ -1,0 +1,149 @@
+"""`configs/README.md`: every key of a config, from its declaration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types as at
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from model import NETWORKS
+from utils.config.keys import Declared, declared, settings_class_in
+from utils.config.renamed import MOVED, REMOVED, RENAMED
+from utils.config.settings import Config
+
+_INTRODUCTION = """\
+# Every key of a config
+
+This page is made from the declarations in [utils/config/settings.py](../utils/config/settings.py) and
+[model/settings.py](../model/settings.py) by `python -m utils.config > configs/README.md`; a test compares.
+
+A config is a JSON object with the sections `model`, `data`, `train` and `eval`. What it doesn't name has the default
+that stands here. `"extends": "main.json"`, relative to the file, starts from another config, so that only what differs
+is named. A relative path in a config is relative to the project's folder. `main.json` and `weak.json` spell out every
+default. Folders hold variants: `ablation/`, `localization/`, `precision/`; `baselines/`, other networks; `written/`,
+the networks as their paper has them. `studies/` holds the files of `python -m utils.study`.
+
+On the command line a flag, or `--set KEY=VALUE` for any key (`--set train.lr_decay=0.3`,
+`--set model.quirks.own_gate=false`), overrides the config. A relative path there is relative to where you stand.
+
+*May differ* says whether two runs may differ in a key. *no*: another value makes another run. *going on*: a run that
+goes on may have another value, with other numbers from there on. *always*: it doesn't change a run's numbers. All keys
+of `model` are *no*.
+"""
+_LARGE = 2**31  # a limit from here on only guards against what no number type can hold
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    parts = [_INTRODUCTION, "## `model`\n\nThe network. A key that a network doesn't have is an error.\n", *_networks()]
+    for name in ("data", "train", "eval"):
+        section = settings_class_in(Config.model_fields[name].annotation)
+        rows = [
+            (f"`{key.name}`", _default(key), _values(key.field), _sentence(section, key.name),
+             ", ".join(f"`{flag}`" for flag in key.key.flags), key.key.may_differ)
+            for key in declared(section)
+        ]  # fmt: skip
+        header = ("key", "default", "values", "what", "flag", "may differ")
+        parts += [f"\n## `{name}`\n\n{section.__doc__}\n", *_table(header, rows)]
+    parts.append("\n## Old names\n\nThey go on working, in configs, checkpoints, run folders and studies.\n")
+    rows = [(f"`{old}`", f"`{new}`") for old, new in RENAMED.items()]
+    rows += [(f"`{old}`", f"gone: {instead}") for old, instead in REMOVED.items()]
+    rows += [(f"`{old}`", f"[`{new}`]({new})") for old, new in MOVED.items()]
+    return "\n".join([*parts, *_table(("old", "now"), rows)]) + "\n"
+
+
+def _networks() -> list[str]:
+    """One table for all networks, which have most keys in common."""
+    having: dict[str, dict[str, Declared]] = {}  # key -> network -> its declaration
+    for network, (settings, *_) in NETWORKS.items():
+        for key in declared(settings):
+            having.setdefault(key.name, {})[network] = key
+    rows = []
+    for name, keys in having.items():
+        default = _by_network({network: _default(key) for network, key in keys.items()})
+        values = _by_network({network: _values(key.field) for network, key in keys.items()})
+        if name == "name":
+            values = ", ".join(_json(network) for network in keys)
+        what = next(filter(None, (_sentence(NETWORKS[network].settings, name) for network in keys)))
+        rows.append((f"`{name}`", default, values, what, "all" if len(keys) == len(NETWORKS) else _names(keys)))
+    return _table(("key", "default", "values", "what", "networks"), rows)
+
+
+def _by_network(texts: dict[str, str]) -> str:
+    """What is the same for all networks, or for which ones it is what."""
+    different = list(dict.fromkeys(texts.values()))
+    if len(different) == 1:
+        return different[0]
+    return "; ".join(f"{text} ({_names(n for n in texts if texts[n] == text)})" for text in different)
+
+
+def _names(networks: Iterable[str]) -> str:
+    return ", ".join(f"`{network}`" for network in networks)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def _sentence(section: type[BaseModel], name: str) -> str:
+    """What a key means; a class that declares it anew, with another default, need not say it again."""
+    *path, key = name.split(".")
+    for part in path:
+        section = settings_class_in(section.model_fields[part].annotation)
+    fields = (base.model_fields.get(key) for base in section.__mro__ if issubclass(base, BaseModel))
+    return next((" ".join(field.description.split()) for field in fields if field and field.description), "")
+
+
+def _default(key: Declared) -> str:
+    if key.field.is_required():
+        return "required"
+    if isinstance(key.field.default, BaseModel):
+        return ""
+    weak = "" if key.key.weak is None else f" (weak: {_json(key.key.weak)})"
+    return _json(key.field.default) + weak
+
+
+def _json(value: Any) -> str:
+    return f"`{json.dumps(value)}`"
+
+
+def _values(field: FieldInfo) -> str:
+    return _described(field.annotation, field.metadata)
+
+
+def _described(kind: Any, metadata: Sequence[Any] = ()) -> str:
+    """The values that a type and its limits allow, in words."""
+    options, origin = get_args(kind), get_origin(kind)
+    if origin is Annotated:
+        limits = [part for item in options[1:] for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return _described(options[0], [*limits, *metadata])
+    if origin in (Union, UnionType):
+        return " or ".join(_described(option, metadata) for option in options)
+    if origin is Literal:
+        return ", ".join(_json(option) for option in options)
+    if origin is list:
+        lengths = [item.min_length for item in metadata if isinstance(item, at.MinLen)]
+        return f"list of {lengths[0] if lengths else ''} [{_described(options[0])}]".replace("  ", " ")
+    if origin is dict:
+        return f"object of [{_described(options[1])}]"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return "object"
+    names = {bool: "`true`, `false`", str: "text", type(None): "`null`", int: "whole number", float: "number"}
+    return " ".join([names[kind], *_limits(metadata)])
+
+
+def _limits(metadata: Sequence[Any]) -> list[str]:
+    words = []
+    for item in metadata:
+        if isinstance(item, at.MultipleOf):
+            words.append(f"divisible by {item.multiple_of}")
+        for name, text in (("gt", "> "), ("ge", "≥ "), ("lt", "< "), ("le", "≤ ")):
+            limit = getattr(item, name, None)
+            if limit is not None and limit < _LARGE:
+                words.append(f"{text}{limit:g}")
+    return [", ".join(words)] if words else []
