@@ -1,4 +1,4 @@
-"""Whether a data folder can be trained on: `python -m dataset.check [--root data] [--weak]`.
+"""Whether a data folder can be trained on: `python -m dataset.check [--data_root data] [--weak]`.
 
 `require_trainable` runs the cheap checks of `dataset.check.folder` when a training starts; the command shows
 them as a table, a row a file, and also reads the feature files from end to end for values that aren't
@@ -16,6 +16,7 @@ from dataset.check.folder import FileReport, check_folder, problems
 from dataset.check.scan import scan
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
+from utils.base.paths import project_path
 
 
 def _table(reports: dict[str, FileReport]) -> Iterator[str]:
@@ -26,7 +27,7 @@ def _table(reports: dict[str, FileReport]) -> Iterator[str]:
             (
                 name,
                 "yes" if report.present else "no",
-                report.key or "-",
+                files.key_of(name) if opened and name.endswith(".h5") else "-",
                 " x ".join(map(str, report.shape)) if opened else "-",
                 report.dtype if opened else "-",
                 "-" if report.finite is None else "yes" if report.finite else "NO",
@@ -41,7 +42,10 @@ def _table(reports: dict[str, FileReport]) -> Iterator[str]:
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m dataset.check", description="Can this data folder be trained on?")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="the data folder (default: %(default)s)")
+    parser.add_argument(
+        "--data_root", "--root", dest="root", type=Path, default=project_path("data"), metavar="DIR",
+        help="the data folder (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--weak", action="store_true", help="can weakly supervised training start? (default: supervised)"
     )

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset import files
+from utils.base.paths import project_path
 
 _GITHUB = "https://raw.githubusercontent.com/YapengTian/AVE-ECCV18/master/data/"
 _DRIVE = "https://drive.google.com/uc?id="
+
+VIDEOS = "videos"  # folder of the raw videos, in the data folder
 
 
 class Source(NamedTuple):
@@ -21,7 +24,7 @@ class Source(NamedTuple):
         size: in bytes, to ask for free space before anything is fetched; about, and 0 when not known (the
             server says it when the transfer starts).
         blob: git blob id of the content (`git hash-object FILE`), where the publisher's is known.
-        folder: where it goes, when that isn't the data folder.
+        folder: of the project where it goes, when that isn't the data folder.
     """
 
     name: str
@@ -37,7 +40,11 @@ class Source(NamedTuple):
 
     def place(self, to: str | os.PathLike) -> Path:
         """Where the file, or the archive's content, ends up when the data folder is `to`."""
-        return Path(to) / files.VIDEOS if self.is_archive else (self.folder or Path(to)) / self.name
+        return (
+            Path(to) / VIDEOS
+            if self.is_archive
+            else (project_path(self.folder) if self.folder else Path(to)) / self.name
+        )
 
 
 SUPERVISED = (

@@ -19,7 +19,10 @@ from utils.base.flags import Parser
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m dataset.extract", description="Video files -> a data folder.")
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="a video, or a folder of videos")
-    parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="the data folder to make or go on with")
+    parser.add_argument(
+        "--data_root", "--to", dest="to", required=True, type=Path, metavar="DIR",
+        help="the data folder to make or go on with",
+    )  # fmt: skip
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="lines of category&id&quality&start&end")
     parser.add_argument("--seconds", type=int, default=SEGMENTS, help="segments of a clip (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="videos decoded ahead at once (default: %(default)s)")

@@ -98,7 +98,7 @@ def extract(
         write_text(root / files.ANNOTATIONS, "".join("&".join(map(str, line)) + "\n" for line in kept))
         _write_splits(root, rows)
     print(f"{len(rows)} clips of {making.seconds} segments in {root}" + (f", {len(broken)} left out" if broken else ""))
-    print(f"next: python -m dataset.check --root {root}" if lines is not None else _WITHOUT_LABELS)
+    print(f"next: python -m dataset.check --data_root {root}" if lines is not None else _WITHOUT_LABELS)
 
 
 _WITHOUT_LABELS = "there are no labels: training and evaluation need --annotations"

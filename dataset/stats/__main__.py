@@ -1,4 +1,4 @@
-"""What is in a data folder: `python -m dataset.stats [--root data] [--figure FILE.png]`.
+"""What is in a data folder: `python -m dataset.stats [--data_root data] [--figure FILE.png]`.
 
 Clips and event seconds per category and split, event lengths, background share, what trivial predictors
 score (the floor and the ceilings that a result is read against), and videos that appear in several
@@ -14,12 +14,16 @@ from dataset.stats.counts import folder_statistics
 from dataset.stats.table import report_lines
 from utils.base.errors import command
 from utils.base.flags import Parser
+from utils.base.paths import project_path
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m dataset.stats", description="What is in this data folder?")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="the data folder (default: %(default)s)")
+    parser.add_argument(
+        "--data_root", "--root", dest="root", type=Path, default=project_path("data"), metavar="DIR",
+        help="the data folder (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--figure", type=Path, help="where the figure goes (default: statistics.png in the data folder)"
     )

@@ -89,6 +89,6 @@ def _clip_labels(root: Path, segment_labels: np.ndarray) -> np.ndarray:
     if clip_labels.shape != (len(segment_labels), segment_labels.shape[-1]):
         raise UserError(
             f"{root}: clip labels {list(clip_labels.shape)} and segment labels {list(segment_labels.shape)} disagree; "
-            f"`python -m dataset.check --root {root}` says which files don't belong together"
+            f"`python -m dataset.check --data_root {root}` says which files don't belong together"
         )
     return clip_labels

@@ -25,7 +25,7 @@ def _parser() -> Parser:
         description="Generate clips in the AVE format with a planted structure. With --out alone: the demo data.",
         argument_default=argparse.SUPPRESS,  # only what was given overrides the defaults of Settings
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the data")
+    parser.add_argument("--data_root", "--out", dest="out", required=True, metavar="DIR", help="folder for the data")
     parser.add_argument("--force", action="store_true", help="replace data generated with other settings")
     for name, text in (
         ("train", "training clips"),

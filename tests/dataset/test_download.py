@@ -361,9 +361,9 @@ def checkpoint(value: float = 1.0) -> bytes:
 
 
 def test_a_checkpoint_goes_to_its_own_folder(server, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("utils.base.paths.ROOT", tmp_path)  # the project's, wherever the user stands
     source = serve(server, "Supervised_model.pth.tar", checkpoint())._replace(folder=Path("Exps/Supv/exp1"))
-    fetch.download([source], "data")
+    fetch.download([source], tmp_path / "data")
     assert (tmp_path / "Exps/Supv/exp1/Supervised_model.pth.tar").read_bytes() == checkpoint()
     assert not (tmp_path / "data").exists()
 

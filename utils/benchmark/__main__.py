@@ -26,6 +26,7 @@ from utils.base.atomic import write_text
 from utils.base.devices import choose_device
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
+from utils.base.paths import project_path
 from utils.benchmark.measure import Task, measure_all
 from utils.benchmark.rows import choose, read_configs
 from utils.benchmark.table import rates, table
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.repeats < 1 or not args.seconds >= 0:
         raise UserError(f"--repeats {args.repeats} --seconds {args.seconds}: at least 1 repeat and 0 seconds")
-    configs = read_configs(args.config or ["configs/main.json", "configs/weak.json"])
+    configs = read_configs(args.config or [str(project_path(f"configs/{name}.json")) for name in ("main", "weak")])
     device, where = choose_device("cpu" if args.device == "cpu" else "0" if args.device == "cuda" else None)
     if args.device == "cuda" and device.type != "cuda":
         raise UserError("--device cuda: torch sees no GPU; use --device cpu")
@@ -77,7 +78,10 @@ def _parser() -> Parser:
         "--seconds", type=float, default=120, help="longest time for a row's steps; an epoch is cut off then (120)"
     )
     parser.add_argument(
-        "--data_root", default="data/benchmark", metavar="DIR", help="data of the data and epoch rows (generated once)"
+        "--data_root",
+        default=str(project_path("data/benchmark")),
+        metavar="DIR",
+        help="data of the data and epoch rows, generated once (default: %(default)s)",
     )
     parser.add_argument("--json", metavar="FILE", help="also write every number here")
     parser.add_argument("--trace", metavar="FILE", help="profile the first row that isn't the authors', for Perfetto")

@@ -19,6 +19,7 @@ import numpy as np
 
 from utils.base.atomic import write_text
 from utils.base.errors import UserError
+from utils.base.paths import project_path
 from utils.evaluation.results import ATTENTION, REPORT
 from utils.report import figures, filmstrip
 from utils.report.stored import Stored, read
@@ -64,7 +65,7 @@ def page_data(stored: Stored) -> dict[str, Any]:
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*groups.values()))  # a worst, a best, a random one
     chosen = list(dict.fromkeys(index for index in in_turn if index is not None))
     strips, note = filmstrip.strips(
-        Path(stored.metrics["data_root"]), [stored.ids[index] for index in chosen], stored.target.shape[1]
+        project_path(stored.metrics["data_root"]), [stored.ids[index] for index in chosen], stored.target.shape[1]
     )
     clips = [_clip(stored, index) | strip for index, strip in zip(chosen, strips, strict=True)]
     position = {index: number for number, index in enumerate(chosen)}
