@@ -4,62 +4,34 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
-import h5py
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from dataset import files, labels
+from dataset.arrays import ArrayFile, array_file, read_order
+from dataset.rows import RowReader
 from utils.base.errors import UserError
 
 
-class FeatureFiles:
-    """A visual and an audio feature file that describe the same clips, opened on first use.
+class FeaturePair(NamedTuple):
+    """A visual [N, T, H, W, Dv] and an audio [N, T, Da] feature file that describe the same clips."""
 
-    Each process opens the files for itself (an HDF5 handle must not cross a fork), so an object of this
-    class may be handed to any number of loader workers.
+    visual: ArrayFile
+    audio: ArrayFile
 
-    Args:
-        visual, audio: paths of [N, T, H, W, Dv] and [N, T, Da] arrays.
 
-    Raises:
-        UserError: a file is missing, damaged or of another shape, or the two differ in N or T.
-    """
-
-    def __init__(self, visual: Path, audio: Path) -> None:
-        self.visual_path, self.audio_path = visual, audio
-        with files.open_array(visual) as array:
-            self.visual_shape, self.visual_dtype = array.shape, array.dtype
-        with files.open_array(audio) as array:
-            self.audio_shape, self.audio_dtype = array.shape, array.dtype
-        if self.visual_shape[:2] != self.audio_shape[:2]:
-            raise UserError(
-                f"{visual} holds {self.visual_shape[0]} clips of {self.visual_shape[1]} segments, but {audio} holds "
-                f"{self.audio_shape[0]} of {self.audio_shape[1]}; they belong to different data sets"
-            )
-        self._open: tuple[int, h5py.Dataset, h5py.Dataset] | None = None
-
-    def __len__(self) -> int:
-        return self.visual_shape[0]
-
-    def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Visual [T, H, W, Dv] and audio [T, Da] features of a row, as stored."""
-        if self._open is None or self._open[0] != os.getpid():
-            visual = files.checked_array(files.open_file(self.visual_path), self.visual_path)
-            audio = files.checked_array(files.open_file(self.audio_path), self.audio_path)
-            self._open = (os.getpid(), visual, audio)
-        _, visual, audio = self._open
-        try:
-            return files.native(visual[row]), files.native(audio[row])
-        except OSError as error:
-            raise UserError(
-                f"{self.visual_path} or {self.audio_path}: row {row} cannot be read ({error}); "
-                f"`python -m dataset.check` names the damaged file"
-            ) from error
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_open": None}
+def feature_pair(visual: Path, audio: Path) -> FeaturePair:
+    """Two feature files, checked. Raises UserError as `array_file`, or when they differ in N or T."""
+    pair = FeaturePair(array_file(visual), array_file(audio))
+    if pair.visual.shape[:2] != pair.audio.shape[:2]:
+        raise UserError(
+            f"{visual} holds {pair.visual.shape[0]} clips of {pair.visual.shape[1]} segments, but {audio} holds "
+            f"{pair.audio.shape[0]} of {pair.audio.shape[1]}; they belong to different data sets"
+        )
+    return pair
 
 
 class AVEDataset(Dataset):
@@ -74,18 +46,21 @@ class AVEDataset(Dataset):
         dtype: of the features handed out; the files may hold float64, float32 or float16.
 
     Attributes:
-        rows: [n] row of each clip in the feature file (for `sources[i]`, see there).
+        sources: the pairs of feature files; `source` says which of them holds a clip.
+        rows: [n] row of each clip in its feature files.
         labels: [n, ...] float32, in the order of the split.
 
     Raises:
-        UserError: a file is missing, damaged, or doesn't belong to the others.
+        UserError: a file is missing, damaged, or doesn't belong to the others; reading an item: its features are
+            damaged or not finite.
     """
 
     def __init__(self, root: str | os.PathLike, split: str, dtype: torch.dtype = torch.float32) -> None:
         self.root, self.split, self.dtype = Path(root), split, dtype
-        self.sources = [FeatureFiles(self.root / files.VISUAL, self.root / files.AUDIO)]
-        self.rows = files.read_order(self.root, split)
-        clips = len(self.sources[0])
+        self.sources = [feature_pair(self.root / files.VISUAL, self.root / files.AUDIO)]
+        self._readers: tuple[int, list[list[RowReader]]] | None = None  # with the process that may use them
+        self.rows = read_order(self.root, split)
+        clips = len(self.sources[0].visual)
         if self.rows.size == 0:
             raise UserError(f"{self.root / files.order_file(split)}: lists no clip; {files.HOW_TO_GET_DATA}")
         if self.rows.max() >= clips:
@@ -113,7 +88,7 @@ class AVEDataset(Dataset):
     @property
     def segments(self) -> int:
         """T, segments a clip."""
-        return self.sources[0].visual_shape[1]
+        return self.sources[0].visual.shape[1]
 
     @property
     def categories(self) -> int:
@@ -123,9 +98,9 @@ class AVEDataset(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def source(self, index: int) -> tuple[FeatureFiles, int]:
-        """The feature files that hold the split's clip `index`, and its row there."""
-        return self.sources[0], int(self.rows[index])
+    def source(self, index: int) -> tuple[int, int]:
+        """Which of `sources` holds the split's clip `index`, and its row there."""
+        return 0, int(self.rows[index])
 
     def file_order(self) -> torch.Tensor:
         """The split's positions in the order of their rows in the files, [n] int64."""
@@ -133,13 +108,15 @@ class AVEDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         index = range(len(self))[index]  # negative indices count from the end; past it is an IndexError
+        # Each process, such as a loader's worker, has readers of its own.
+        if self._readers is None or self._readers[0] != os.getpid():
+            self._readers = os.getpid(), [[RowReader(file, self.dtype) for file in pair] for pair in self.sources]
         source, row = self.source(index)
-        visual, audio = source[row]
-        return (
-            torch.from_numpy(visual).to(self.dtype),
-            torch.from_numpy(audio).to(self.dtype),
-            torch.from_numpy(self.labels[index]),
-        )
+        visual, audio = (reader[row] for reader in self._readers[1][source])
+        return visual, audio, torch.from_numpy(self.labels[index])
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_readers": None}
 
 
 class WeakAVEDataset(AVEDataset):
@@ -161,29 +138,27 @@ class WeakAVEDataset(AVEDataset):
         return labels.clip_labels(self.root) if self.split == "train" else labels.segment_labels(self.root)
 
     def _append_background_only(self) -> None:
-        background = FeatureFiles(self.root / files.NOISY_VISUAL, self.root / files.NOISY_AUDIO)
-        for stored, name in (
-            (background.visual_shape[1:] == self.sources[0].visual_shape[1:], files.NOISY_VISUAL),
-            (background.audio_shape[1:] == self.sources[0].audio_shape[1:], files.NOISY_AUDIO),
-        ):
-            if not stored:
+        background = feature_pair(self.root / files.NOISY_VISUAL, self.root / files.NOISY_AUDIO)
+        for file, other in zip(background, self.sources[0], strict=True):
+            if file.shape[1:] != other.shape[1:]:
                 raise UserError(
-                    f"{self.root / name}: its clips have another shape than the other clips; "
+                    f"{file.path}: its clips have another shape than the other clips; "
                     f"the files belong to different data sets"
                 )
-        noisy_labels = files.read_array(self.root / files.NOISY_LABELS).astype(np.float32)
-        if noisy_labels.shape != (len(background), self.labels.shape[-1]):
+        clips = len(background.visual)
+        noisy_labels = array_file(self.root / files.NOISY_LABELS).read().astype(np.float32)
+        if noisy_labels.shape != (clips, self.labels.shape[-1]):
             raise UserError(
-                f"{self.root / files.NOISY_LABELS}: has shape {list(noisy_labels.shape)}, but {len(background)} "
+                f"{self.root / files.NOISY_LABELS}: has shape {list(noisy_labels.shape)}, but {clips} "
                 f"background-only clips and {self.labels.shape[-1]} label columns are expected"
             )
         self.sources.append(background)
-        self.rows = np.concatenate([self.rows, np.arange(len(background))])
+        self.rows = np.concatenate([self.rows, np.arange(clips)])
         self.labels = np.concatenate([self.labels, noisy_labels])
 
     def file_order(self) -> torch.Tensor:
         in_second_file = np.arange(len(self)) >= self.clips_with_event
         return torch.from_numpy(np.lexsort((self.rows, in_second_file)))
 
-    def source(self, index: int) -> tuple[FeatureFiles, int]:
-        return self.sources[int(index >= self.clips_with_event)], int(self.rows[index])
+    def source(self, index: int) -> tuple[int, int]:
+        return int(index >= self.clips_with_event), int(self.rows[index])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import files
+from dataset.arrays import ArrayFile, array_file, row_offsets
 from utils.base.atomic import atomic_path, make_folder, require_free_space
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
@@ -52,27 +54,25 @@ def convert(source: str | os.PathLike, destination: str | os.PathLike, dtype: st
             the destination can't be written, a full disk included.
     """
     source, destination = Path(source), Path(destination)
-    with files.open_array(source) as array:
-        shape = array.shape
-    size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)) + _HDF5_OVERHEAD
+    file = array_file(source)
     largest_error = largest_value = 0.0
     with atomic_path(destination) as part:
-        _reserve(part, size)
-        offsets = _lay_out(part, shape, dtype, _fingerprint(source))
+        _reserve(part, _converted_bytes(file, dtype))
+        offsets = _lay_out(part, file.shape, dtype, _fingerprint(source))
         # HDF5 crashes the process, at its end, when a disk fills under it; so it only says where a clip's
         # values belong, and they are written there without it.
         with (
-            open(part, "rb+") as file,
-            tqdm(total=shape[0], desc=f"converting {source}", unit="clip", disable=None) as progress,
+            open(part, "rb+") as target,
+            tqdm(total=len(file), desc=f"converting {source}", unit="clip", disable=None) as progress,
         ):
-            for start, block in files.read_blocks(source):
+            for start, block in file.blocks():
                 converted = _converted(block, dtype, source, start)
                 error = np.abs(converted.astype(block.dtype) - block).max(initial=0)
                 largest_error = max(largest_error, float(error))
                 largest_value = max(largest_value, float(np.abs(block).max(initial=0)))
                 for offset, clip in zip(offsets[start : start + len(block)], converted, strict=True):
-                    file.seek(offset)
-                    file.write(clip.tobytes())
+                    target.seek(offset)
+                    target.write(clip.tobytes())
                 progress.update(len(block))
     return Rounding(largest_error, largest_value)
 
@@ -114,7 +114,7 @@ def _lay_out(part: Path, shape: tuple[int, ...], dtype: str, fingerprint: str) -
         )
         array = file[files.KEY]
         array.attrs[_SOURCE] = fingerprint
-        return files.row_offsets(array)
+        return row_offsets(array)
 
 
 def _fingerprint(source: Path) -> str:
@@ -126,7 +126,7 @@ def _is_converted(source: Path, destination: Path, dtype: str) -> bool:
     """Whether `destination` is the finished conversion of `source`; UserError when it is something else."""
     if not os.path.lexists(destination):
         return False
-    with files.open_array(destination) as array:
+    with array_file(destination).open() as array:
         if array.dtype == dtype and array.attrs.get(_SOURCE) == _fingerprint(source):
             return True
     raise UserError(
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.to.samefile(args.root):
         raise UserError(f"{args.to}: is the data folder itself; name another folder with --to")
     waiting = [name for name in features if not _is_converted(args.root / name, args.to / name, args.dtype)]
-    sizes = {name: _converted_bytes(args.root / name, args.dtype) for name in waiting}
+    sizes = {name: _converted_bytes(array_file(args.root / name), args.dtype) for name in waiting}
     require_free_space(args.to, sum(sizes.values()))
 
     for name in (*files.EVERY_FILE, files.GENERATED):
@@ -185,9 +185,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"Train on it with --data_root {args.to}")
 
 
-def _converted_bytes(source: Path, dtype: str) -> int:
-    with files.open_array(source) as array:
-        return np.dtype(dtype).itemsize * array.size + _HDF5_OVERHEAD
+def _converted_bytes(file: ArrayFile, dtype: str) -> int:
+    return np.dtype(dtype).itemsize * math.prod(file.shape) + _HDF5_OVERHEAD
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ and every other segment is background, the last column. On AVE these two rules g
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset import files
+from dataset.arrays import array_file, say_once
 from utils.base.errors import UserError
 from utils.base.text import read_lines
 
 SEGMENTS = 10  # of an AVE clip, one second each
 MINIMUM_SEGMENTS = 4  # both networks average a category over its 4 highest segments
-
-_log = logging.getLogger(__name__)
 
 
 class Annotation(NamedTuple):
@@ -133,8 +130,8 @@ def segment_labels(root: str | os.PathLike) -> np.ndarray:
     """One-hot segment labels [N, T, C+1] float32 of a data folder: `labels.h5`, or else `Annotations.txt`."""
     root = Path(root)
     if (root / files.LABELS).exists() or not (root / files.ANNOTATIONS).exists():
-        return files.read_array(root / files.LABELS).astype(np.float32)
-    _say_once(f"{root} has no {files.LABELS}: segment labels follow from {files.ANNOTATIONS}")
+        return _stored_labels(root / files.LABELS)
+    say_once(f"{root} has no {files.LABELS}: segment labels follow from {files.ANNOTATIONS}")
     return labels_from_annotations(root / files.ANNOTATIONS, segments=_segments(root))
 
 
@@ -142,19 +139,22 @@ def clip_labels(root: str | os.PathLike) -> np.ndarray:
     """One-hot clip labels [N, C+1] float32 of a data folder: `mil_labels.h5`, or else `Annotations.txt`."""
     root = Path(root)
     if (root / files.CLIP_LABELS).exists() or not (root / files.ANNOTATIONS).exists():
-        return files.read_array(root / files.CLIP_LABELS).astype(np.float32)
-    _say_once(f"{root} has no {files.CLIP_LABELS}: clip labels follow from {files.ANNOTATIONS}")
+        return _stored_labels(root / files.CLIP_LABELS)
+    say_once(f"{root} has no {files.CLIP_LABELS}: clip labels follow from {files.ANNOTATIONS}")
     return clip_labels_from_annotations(root / files.ANNOTATIONS)
+
+
+def _stored_labels(path: Path) -> np.ndarray:
+    """The labels of a file, float32. Where none is set, nothing was annotated: that is background, and is said."""
+    stored = array_file(path).read().astype(np.float32)
+    unset = ~stored.any(axis=-1)
+    if unset.any():
+        say_once(f"{path}: {unset.sum()} of {unset.size} labels are zero in every column: they count as background")
+        stored[unset, -1] = 1
+    return stored
 
 
 def _segments(root: Path) -> int:
     """T of a data folder, from the first of its feature files that is there."""
     name = next((name for name in files.FEATURES if (root / name).exists()), files.AUDIO)
-    with files.open_array(root / name) as features:
-        return features.shape[1]
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    # Each split of a run builds its own data set; the folder's story is told once.
-    _log.info(message)
+    return array_file(root / name).shape[1]

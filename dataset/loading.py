@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dataset.ave import AVEDataset
+from dataset.clips import read_clips, split_bytes
 from dataset.prefetch import ahead
-from dataset.rows import read_clips, resident_dtype, split_bytes
 from utils.base import memory
 
 BLOCK_CLIPS = 64  # neighbours in the file that are read together when streaming
@@ -167,12 +167,9 @@ class ResidentBatches(Batches):
 
     def __init__(self, *args, home: torch.device, workers: int = 2, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        stored = resident_dtype(self.dataset)
-        everything = torch.arange(len(self.dataset))
         self.visual, self.audio = read_clips(
             self.dataset,
-            everything,
-            stored,
+            torch.arange(len(self.dataset)),
             home,
             workers,
             description=f"loading {self.dataset.split}" if self.shard.rank == 0 else None,
@@ -222,8 +219,7 @@ class StreamedBatches(Batches):
 
     def _read_pool(self, pool: list[tuple[Tensor, float]]) -> tuple[Tensor, Tensor, list[tuple[Tensor, float]]]:
         clips = torch.cat([clips for clips, _ in pool])
-        dtype = resident_dtype(self.dataset)
-        visual, audio = read_clips(self.dataset, clips, dtype, torch.device("cpu"), self.workers)
+        visual, audio = read_clips(self.dataset, clips, torch.device("cpu"), self.workers)
         return visual, audio, pool
 
 

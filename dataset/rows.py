@@ -1,111 +1,89 @@
-"""Reading clips of a split from the feature files into memory, by several threads."""
+"""Single rows of a feature file as tensors, whatever the file's layout and number type."""
 
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from dataset import files
-from dataset.ave import AVEDataset
+from dataset.arrays import ArrayFile, states_of
+from dataset.hdf5 import naming_damage, naming_refusal, open_file
 from utils.base.errors import UserError
 
-_TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
+class RowReader:
+    """Rows of a feature file in a floating-point type, read by many threads at once where the file's layout allows it.
 
-def resident_dtype(dataset: AVEDataset) -> torch.dtype:
-    """The type in which features wait for their step: the run's, or the file's where that is narrower (float16)."""
-    stored = _TORCH_DTYPES.get(dataset.sources[0].visual_dtype.name, torch.float64)
-    return stored if stored.itemsize < dataset.dtype.itemsize else dataset.dtype
-
-
-def split_bytes(dataset: AVEDataset) -> int:
-    """Memory that a split's features take when resident, in bytes."""
-    source = dataset.sources[0]
-    values = int(np.prod(source.visual_shape[1:])) + int(np.prod(source.audio_shape[1:]))
-    return len(dataset) * values * resident_dtype(dataset).itemsize
-
-
-def read_clips(
-    dataset: AVEDataset,
-    clips: Tensor,
-    dtype: torch.dtype,
-    home: torch.device,
-    workers: int,
-    description: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Read clips of a split, in file order and with `workers` threads, into visual [n, ...] and audio [n, ...].
-
-    `clips` holds positions in the split; `description` names a progress bar (none: no bar). Raises UserError
-    for a file that breaks off.
-    """
-    source = dataset.sources[0]
-    visual = torch.empty((len(clips), *source.visual_shape[1:]), dtype=dtype, device=home)
-    audio = torch.empty((len(clips), *source.audio_shape[1:]), dtype=dtype, device=home)
-    wanted = sorted(
-        (dataset.sources.index(source), row, index)
-        for index, (source, row) in enumerate(dataset.source(int(clip)) for clip in clips)
-    )
-    readers = [(_RowReader(source.visual_path), _RowReader(source.audio_path)) for source in dataset.sources]
-    bar = tqdm(total=len(wanted), desc=description, unit="clip", disable=None if description else True, leave=False)
-
-    def read(part: list[tuple[int, int, int]]) -> None:
-        for source, row, index in part:
-            visual_reader, audio_reader = readers[source]
-            visual[index] = torch.from_numpy(visual_reader[row])
-            audio[index] = torch.from_numpy(audio_reader[row])
-            bar.update()
-
-    parts = [part.tolist() for part in np.array_split(np.array(wanted), max(workers, 1)) if len(part)]
-    try:
-        with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(read, parts))
-    finally:
-        bar.close()
-        for pair in readers:
-            for reader in pair:
-                reader.close()
-    return visual, audio
-
-
-class _RowReader:
-    """Rows of a feature file, read by many threads at once where the file's layout allows it.
-
-    HDF5 reads one row at a time whatever the number of threads; where the offset of each row in the file is known
-    (see `files.row_offsets`), the operating system reads rows in parallel.
+    HDF5 reads one row at a time whatever the number of threads; where the rows' offsets are known, the operating system
+    reads them in parallel. A reader belongs to the process that made it: an HDF5 handle must not cross a fork.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = files.open_file(path)
-        array = files.checked_array(self._file, path)
-        self._offsets = files.row_offsets(array)
-        self._array: h5py.Dataset | None = array if self._offsets is None else None
-        self._shape, self._dtype = array.shape[1:], array.dtype
-        self._row_bytes = int(np.prod(self._shape)) * self._dtype.itemsize
-        self._descriptor = os.open(path, os.O_RDONLY)
+    def __init__(self, file: ArrayFile, dtype: torch.dtype) -> None:
+        self.file, self.dtype = file, dtype
+        if file.offsets is None:
+            self._array = open_file(file.path)[file.key]
+        else:
+            with naming_refusal(file.path):
+                self._descriptor = os.open(file.values_in, os.O_RDONLY)
+        if states_of(file.path, file.values_in) != file.states:
+            self.close()
+            raise UserError(f"{file.path}: was changed while it was in use; start again")
 
-    def __getitem__(self, row: int) -> np.ndarray:
-        if self._array is not None:
-            try:
-                return self._array[row]
-            except OSError as error:
-                raise UserError(f"{self.path}: row {row} cannot be read ({error}); fetch the file again") from error
-        values = np.empty(self._shape, self._dtype)
-        target, done = memoryview(values).cast("B"), 0
-        while done < self._row_bytes:
-            count = os.preadv(self._descriptor, [target[done:]], int(self._offsets[row]) + done)
+    def __getitem__(self, row: int) -> Tensor:
+        """A row, e.g. [T, Da]. Raises UserError as `read`."""
+        values = torch.empty(self.file.shape[1:], dtype=self.dtype)
+        self.read(row, values)
+        return values
+
+    def read(self, row: int, into: Tensor) -> None:
+        """Read a row into a tensor of its shape and type, on any device.
+
+        Raises UserError for damaged content and for values that aren't finite: one of them makes every number that
+        is computed with it meaningless.
+        """
+        numpy_type = np.dtype(str(self.dtype).removeprefix("torch."))
+        in_place = into.device.type == "cpu" and self.file.dtype == numpy_type and self.file.offsets is not None
+        if self.file.offsets is None:
+            with naming_damage(self.file.path, f"row {row} "):
+                stored = self._array[row]
+        else:
+            stored = into.numpy() if in_place else np.empty(self.file.shape[1:], self.file.dtype)
+            self._fill(stored, row)
+        with np.errstate(over="ignore"):  # looked for next
+            values = stored.astype(numpy_type, copy=False)
+        if not _is_finite(values):
+            what = "NaN or infinity" if not _is_finite(stored) else f"a value too large for {numpy_type}"
+            raise UserError(
+                f"{self.file.path}: row {row} holds {what}; mend or fetch the file "
+                f"(`python -m dataset.check --root {self.file.path.parent}` counts such rows)"
+            )
+        if not in_place:
+            into.copy_(torch.from_numpy(values))
+
+    def _fill(self, values: np.ndarray, row: int) -> None:
+        """Read the bytes of a row, as they are in the file, into an array."""
+        target, offset, done = memoryview(values).cast("B"), int(self.file.offsets[row]), 0
+        while done < len(target):
+            with naming_refusal(self.file.path):
+                count = os.preadv(self._descriptor, [target[done:]], offset + done)
             if count == 0:
-                raise UserError(f"{self.path}: breaks off in row {row}; fetch the file again")
+                raise UserError(f"{self.file.path}: breaks off in row {row}; fetch the file again")
             done += count
-        return values.astype(self._dtype.newbyteorder("="), copy=False)
 
     def close(self) -> None:
-        os.close(self._descriptor)
-        self._file.close()
+        if self.file.offsets is None:
+            self._array.file.close()
+        else:
+            os.close(self._descriptor)
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite, found several times faster than by np.isfinite."""
+    if values.dtype.kind != "f":
+        return True
+    if values.dtype == np.float16:  # whose numbers NumPy compares slowly: by the bits of the exponent
+        return bool((values.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00)
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(values.max(initial=0)) and np.isfinite(values.min(initial=0)))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset import files, labels
+from dataset.arrays import read_order
 from utils.base.errors import UserError
 
 
@@ -56,7 +57,7 @@ def leaked_clips(root: str | os.PathLike, split: str = "test") -> np.ndarray:
     Such a clip shows the network pictures and sounds that it was trained on. Raises UserError without
     `Annotations.txt`, which alone knows the videos.
     """
-    rows = files.read_order(root, split)
+    rows = read_order(root, split)
     ids = video_ids(root, max(rows, default=-1))
     trained_on = {ids[row] for row in rows_in_range(root, "train", len(ids))}
     return np.array([row for row in rows if ids[row] in trained_on], dtype=np.int64)
@@ -74,8 +75,8 @@ def video_ids(root: str | os.PathLike, last_row: int) -> list[str]:
 
 
 def rows_in_range(root: str | os.PathLike, split: str, clips: int) -> np.ndarray:
-    """Rows of a split, as `files.read_order`, none of them beyond the number of clips."""
-    rows = files.read_order(root, split)
+    """Rows of a split, as `read_order`, none of them beyond the number of clips."""
+    rows = read_order(root, split)
     if rows.size and rows.max() >= clips:
         raise UserError(
             f"{Path(root) / files.order_file(split)}: lists row {rows.max()}, but the labels describe {clips} clips; "

@@ -92,12 +92,12 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> None:
     config[last] = value
 
 
-def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], key: str | None = None) -> None:
-    """Replace the array of an HDF5 file by what `change` makes of it, under another key if that is given."""
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Replace the array of an HDF5 file by what `change` makes of it."""
     with h5py.File(path, "r") as file:
         array = file[files.key_of(path.name)][()]
     with h5py.File(path, "w") as file:
-        file[key or files.key_of(path.name)] = change(array)
+        file[files.key_of(path.name)] = change(array)
 
 
 def recheck(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

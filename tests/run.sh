@@ -5,4 +5,5 @@ use_python requirements.txt requirements-video.txt tests/requirements.txt
 cd "$PROJECT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+"$PYTHON" -c "from importlinter.cli import lint_imports_command; lint_imports_command()" --no-logo --no-cache
 exec "$PYTHON" -m pytest "$@"

@@ -171,8 +171,8 @@ def data(name: str, change: Callable[[Path], object], weak: bool = False) -> Cal
     return prepare
 
 
-def array(name: str, change: Callable[[np.ndarray], np.ndarray], weak: bool = False, key: str | None = None):
-    return data(name, lambda path: rewrite(path, change, key), weak)
+def array(name: str, change: Callable[[np.ndarray], np.ndarray], weak: bool = False):
+    return data(name, lambda path: rewrite(path, change), weak)
 
 
 def lines(change: Callable[[list[str]], list[str]]) -> Callable[[World], None]:
@@ -216,6 +216,11 @@ def words_for_numbers(path: Path) -> None:
         file[files.KEY] = np.full((40, 10, 8), b"loud")
 
 
+def two_arrays(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["a"] = file["b"] = np.zeros((40, 10, 2, 2, 16))
+
+
 case("data: no such folder", setting("data.root", "/nowhere/at/all"), "/nowhere/at/all", "dataset.download")
 for name in (V, A, TRAIN, TEST):
     case(f"data: no {name}", data(name, move), name, "no such file", "dataset.download")
@@ -227,7 +232,7 @@ case("data: an empty file", data(A, lambda path: path.write_bytes(b"")), A, "is 
 case("data: a text file", data(A, lambda path: path.write_text("hello " * 99)), A, "not an HDF5 file")
 case("data: a folder", data(A, folder), A, "is a folder")
 case("data: cut short", data(V, lambda path: cut(path, 0.5)), V, "truncated")
-case("data: another key", array(V, np.asarray, key="features"), V, "'avadataset'", "'features'")
+case("data: two arrays under other keys", data(V, two_arrays), V, "'avadataset'", "'a', 'b'")
 case("data: a dimension less", array(V, lambda x: x.reshape(40, 10, -1)), V, "5 dimensions")
 case("data: the files swapped", array(A, lambda x: x[:, :, None, None]), A, "3 dimensions")
 case("data: words for numbers", data(A, words_for_numbers), A, "values of type")

@@ -11,6 +11,7 @@ from conftest import ROOT
 
 import supv_main
 import weak_main
+from dataset.ave import AVEDataset
 from model import NETWORKS, build_loss, build_model
 from model.official import to_official
 from utils.base import checkpoint
@@ -30,8 +31,10 @@ def settings_of(name: str) -> dict:
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_trains_goes_on_and_is_evaluated(name, tiny_config, tmp_path):
+    """On streamed features and in bfloat16, which the other tests of the networks leave out."""
     main = MAINS[NETWORKS[name].supervision]
-    config = tiny_config(name, model=settings_of(name), train={"n_epoch": 1})
+    train = {"n_epoch": 1, "precision": "bfloat16"}
+    config = tiny_config(name, model=settings_of(name), data={"features": "stream"}, train=train)
     arguments = ["--config", str(config), "--gpu", "cpu"]
     assert main.main(arguments) == EXIT_DONE
     assert main.main([*arguments, "--n_epoch", "2", "--resume", "last"]) == EXIT_DONE
@@ -45,6 +48,28 @@ def test_trains_goes_on_and_is_evaluated(name, tiny_config, tmp_path):
     metrics = json.loads((run / "eval-test" / "metrics.json").read_text())
     assert metrics["accuracy"] == epochs[metrics["epoch"] - 1]["test_accuracy"]
     assert (run / "eval-test" / "report.html").exists()
+
+
+@pytest.mark.parametrize(("n_epoch", "early"), [(1, True), (2, False)])
+def test_a_checkpoint_of_cace_is_evaluated_in_its_own_phase(n_epoch, early, tiny_config, tmp_path):
+    """The first epoch of a run is of the early phase, the second one of two is not."""
+    config, run = tiny_config("cace_supv", train={"n_epoch": n_epoch}), tmp_path / "run"
+    assert supv_main.main(["--config", str(config), "--gpu", "cpu"]) == EXIT_DONE
+    arguments = ["--evaluate", "--resume", str(run / "last.pth.tar"), "--output", str(tmp_path / "eval")]
+    assert supv_main.main(["--config", str(config), "--gpu", "cpu", *arguments]) == EXIT_DONE
+    clips = [json.loads(line) for line in (tmp_path / "eval" / "predictions.jsonl").read_text().splitlines()]
+    evaluated = torch.tensor([clip["event_probability"] for clip in clips])
+
+    content = torch.load(run / "last.pth.tar")
+    network = build_model(content["config"]["model"]).eval()
+    network.load_state_dict(content["network"])
+    dataset = AVEDataset(content["config"]["data"]["root"], "test")
+    visual, audio, _ = map(torch.stack, zip(*(dataset[i] for i in range(len(dataset))), strict=True))
+    for phase in (True, False):
+        network.early = phase
+        with torch.inference_mode():
+            probability = network(visual, audio).event_logits.sigmoid()
+        assert torch.allclose(probability, evaluated, atol=1e-5) == (phase == early)
 
 
 @pytest.mark.parametrize("name", ONE_SIZE)

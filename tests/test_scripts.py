@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, TINY_MODEL
 
 import supv_main
-from dataset import files
+from dataset.arrays import read_order
 from model import build_model
 from model.official import to_official
 
@@ -96,7 +96,7 @@ def test_leaked_clips_are_left_out(tiny_config, tiny_data, tmp_path, capsys):
     """A test clip whose video is also a training clip's counts in one accuracy and not in the other."""
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
-    train, test = (files.read_order(data, split) for split in ("train", "test"))
+    train, test = (read_order(data, split) for split in ("train", "test"))
     lines = (data / "Annotations.txt").read_text().splitlines()
     for clip in (2, 5):
         lines[test[clip]] = re.sub("&[^&]+&", f"&{lines[train[0]].split('&')[1]}&", lines[test[clip]], count=1)

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts. `use_python FILE ...` finds a Python that has the packages named in these requirements files of the
 # project, or makes one in .venv, and sets $PYTHON. $PROJECT is the project's folder; the current folder stays the user's.
 

@@ -27,7 +27,7 @@ def _table(reports: dict[str, FileReport]) -> Iterator[str]:
             (
                 name,
                 "yes" if report.present else "no",
-                files.key_of(name) if opened and name.endswith(".h5") else "-",
+                report.key or "-",
                 " x ".join(map(str, report.shape)) if opened else "-",
                 report.dtype if opened else "-",
                 "-" if report.finite is None else "yes" if report.finite else "NO",

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset import files, labels
+from dataset.arrays import array_file, read_order
 from utils.base.errors import UserError
 
 # The published labels.h5 differs from Annotations.txt in a few clips that carry two events; labels of
@@ -32,12 +33,13 @@ OTHER_DATA = "the files belong to different data sets; put the files of one data
 class FileReport:
     """What is known of one file of a data folder.
 
-    `shape` and `dtype` are None where the file can't be used, `finite` is None until its values were read
+    `key`, `shape` and `dtype` are None where the file can't be used, `finite` is None until its values were read
     (looking at a folder reads the small files only). A problem keeps a training from starting, a note
     doesn't; each is one line with the fix in it.
     """
 
     present: bool
+    key: str | None = None
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
     finite: bool | None = None
@@ -104,21 +106,22 @@ class _Folder:
         """The array of a small file; None for a feature file and for a file that can't be used."""
         report, path = self.reports[name], self.root / name
         try:
-            with files.open_array(path) as array:
-                shape, dtype = array.shape, str(array.dtype)
-            if name not in files.ORDERS and 0 in shape:
-                raise UserError(f"{path}: is empty (shape {list(shape)}); fetch or make the file again")
+            array = array_file(path)
+            if array.key != files.key_of(name):
+                self._note(name, f"its only array {array.key!r} is taken for {files.key_of(name)!r}")
+            if name not in files.ORDERS and 0 in array.shape:
+                raise UserError(f"{path}: is empty (shape {list(array.shape)}); fetch or make the file again")
             values = None
             if name in files.ORDERS:
-                values = files.read_order(self.root, files.SPLITS[files.ORDERS.index(name)])
+                values = read_order(self.root, files.SPLITS[files.ORDERS.index(name)])
             elif name not in files.FEATURES:
-                values = files.read_array(path)
+                values = array.read()
             if values is not None:
                 report.finite = bool(np.isfinite(values).all())
         except UserError as error:
             report.problems.append(str(error))
             return None
-        report.shape, report.dtype = shape, dtype
+        report.key, report.shape, report.dtype = array.key, array.shape, str(array.dtype)
         return values
 
     def _is_needed(self, name: str) -> bool:
@@ -280,18 +283,21 @@ class _Folder:
                 name, f"row {first // labels_a_row} holds values other than 0 and 1; labels are one-hot: make it again"
             )
             return False
-        ambiguous = by_label.sum(axis=1) != 1
-        if not ambiguous.any():
-            return True
-        text = (
-            f"{ambiguous.sum()} of {len(by_label)} labels name no category or several "
-            f"(first in row {int(np.argmax(ambiguous)) // labels_a_row})"
-        )
-        if ambiguous.mean() > NOT_ONE_HOT:
-            self._problem(name, f"{text}; labels are one-hot: make it again")
-            return False
-        self._note(name, f"{text}; the network learns the first of them")
-        return True
+        usable = True
+        for wrong, what, then in (
+            (by_label.sum(axis=1) == 0, "are zero in every column", "they count as background"),
+            (by_label.sum(axis=1) > 1, "name several categories", "the network learns the first of them"),
+        ):
+            if not wrong.any():
+                continue
+            first = int(np.argmax(wrong)) // labels_a_row
+            text = f"{wrong.sum()} of {len(by_label)} labels {what} (first in row {first})"
+            if wrong.mean() > NOT_ONE_HOT:
+                self._problem(name, f"{text}; labels are one-hot: make it again")
+                usable = False
+            else:
+                self._note(name, f"{text}; {then}")
+        return usable
 
     def _compare(self, name: str, differs: np.ndarray, other: str) -> None:
         """Report clips (`differs`, [N] bool) whose labels in the file `name` contradict the file `other`."""

@@ -7,7 +7,7 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from dataset import files
+from dataset.arrays import array_file
 
 # A black or silent clip may have features of zero; so many in succession are a file that was never filled, such
 # as one whose download was interrupted after its space had been allocated.
@@ -18,13 +18,14 @@ def scan(path: str | os.PathLike) -> list[str]:
     """Read a feature file from end to end, in bounded memory, with progress: what is wrong with its values.
 
     Returns problems (one line each): values that aren't finite, or clips that were never filled. Raises
-    UserError as `files.open_array`.
+    UserError as `array_file`.
     """
     not_finite, zero = [], []
-    with files.open_array(path) as array:
-        clips, size = array.shape[0], array.size * array.dtype.itemsize
-    with tqdm(total=size, desc=f"scanning {path}", unit="B", unit_scale=True, disable=None) as progress:
-        for start, block in files.read_blocks(path):
+    file = array_file(path)
+    with tqdm(
+        total=len(file) * file.row_bytes, desc=f"scanning {path}", unit="B", unit_scale=True, disable=None
+    ) as progress:
+        for start, block in file.blocks():
             by_clip = block.reshape(len(block), -1)
             not_finite += (start + np.flatnonzero(~np.isfinite(by_clip).all(axis=1))).tolist()
             zero += (start + np.flatnonzero(~by_clip.any(axis=1))).tolist()
@@ -32,7 +33,7 @@ def scan(path: str | os.PathLike) -> list[str]:
     found = []
     if not_finite:
         found.append(
-            f"{path}: {len(not_finite)} of {clips} clips hold NaN or infinity (first in row {not_finite[0]}); "
+            f"{path}: {len(not_finite)} of {len(file)} clips hold NaN or infinity (first in row {not_finite[0]}); "
             f"the file is damaged or was saved in a type too small for its values: fetch or convert it again"
         )
     unfilled = max(np.split(zero, 1 + np.flatnonzero(np.diff(zero) > 1)), key=len)

@@ -12,8 +12,6 @@ from utils.base.paths import project_path
 _GITHUB = "https://raw.githubusercontent.com/YapengTian/AVE-ECCV18/master/data/"
 _DRIVE = "https://drive.google.com/uc?id="
 
-VIDEOS = "videos"  # folder of the raw videos, in the data folder
-
 
 class Source(NamedTuple):
     """A published file.
@@ -40,11 +38,9 @@ class Source(NamedTuple):
 
     def place(self, to: str | os.PathLike) -> Path:
         """Where the file, or the archive's content, ends up when the data folder is `to`."""
-        return (
-            Path(to) / VIDEOS
-            if self.is_archive
-            else (project_path(self.folder) if self.folder else Path(to)) / self.name
-        )
+        if self.is_archive:
+            return Path(to) / files.VIDEOS
+        return (project_path(self.folder) if self.folder else Path(to)) / self.name
 
 
 SUPERVISED = (

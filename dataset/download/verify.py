@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 
 from dataset import files
+from dataset.arrays import array_file
 from dataset.check.scan import scan
+from dataset.hdf5 import is_web_page
 from utils.base.errors import UserError
 from utils.base.text import require_file
 
@@ -28,11 +30,11 @@ def readable(path: Path) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend that or remove it") from error
     if path.suffix == ".h5":
-        with files.open_array(path):
-            return
+        array_file(path)
+        return
     if not head:
         raise UserError(f"{path}: is empty; fetch it again")
-    if files.is_web_page(head):
+    if is_web_page(head):
         raise UserError(f"{path}: is an HTML page, {files.WHY_WEB_PAGE}; fetch it again later")
     if path.suffix == ".tar":
         _checkpoint(path)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset import files, labels
+from dataset.arrays import array_file, read_order
 from utils.base.errors import UserError
 from utils.base.text import read_text
 
@@ -97,8 +98,7 @@ def lay_out(settings: Settings) -> Layout:
     if not all(there) or (folder / files.GENERATED).exists():
         clips = settings.background_only or BACKGROUND_ONLY_OF_AVE
         return Layout(read_text(path), orders, clips, None)
-    with files.open_array(folder / files.NOISY_AUDIO) as audio:
-        clips, *shape = audio.shape
+    clips, *shape = array_file(folder / files.NOISY_AUDIO).shape
     if shape != [settings.segments, settings.audio_dim] or settings.background_only not in (None, clips):
         raise UserError(
             f"{folder / files.NOISY_AUDIO}: holds {clips} clips of {shape[0]} segments with {shape[1]} features, not "
@@ -119,7 +119,7 @@ def _orders_beside(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: its splits come from {', '.join(map(files.order_file, files.SPLITS))} in the same folder, "
                 f"but {order.name} isn't there; put the AVE files of that name beside it"
             )
-        orders[split] = files.read_order(path.parent, split)
+        orders[split] = read_order(path.parent, split)
         if orders[split].size == 0 or orders[split].max() >= clips:
             raise UserError(
                 f"{order}: must list rows of {path.name}, which has {clips}; they belong to different data sets"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import shutil
@@ -13,7 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
-from dataset import files
+from dataset import arrays, files
+from dataset.arrays import array_file, read_order
+from dataset.ave import AVEDataset
 from dataset.check import __main__ as check_command
 from dataset.check.folder import check_folder, require_trainable
 from dataset.synthetic import generate
@@ -29,7 +32,7 @@ def folder(tiny_data: Path, tmp_path: Path) -> Path:
 
 
 def read(path: Path) -> np.ndarray:
-    return files.read_array(path)
+    return array_file(path).read()
 
 
 def write(path: Path, array: np.ndarray, key: str | None = None) -> None:
@@ -49,6 +52,11 @@ def with_value(place: tuple, value: float) -> Callable[[np.ndarray], np.ndarray]
         return array
 
     return new
+
+
+def write_two(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["a"] = file["b"] = np.ones((40, 10, 8))
 
 
 def truncate(folder: Path) -> None:
@@ -89,10 +97,10 @@ DAMAGES = {
     "missing": (lambda folder: (folder / files.AUDIO).unlink(), files.AUDIO, "no such file"),
     "dangling link": (dangle, files.AUDIO, "which does not exist"),
     "a folder": (make_folder, files.AUDIO, "is a folder"),
-    "wrong key": (
-        lambda folder: write(folder / files.AUDIO, np.ones((40, 10, 8)), key="features"),
+    "two other keys": (
+        lambda folder: write_two(folder / files.AUDIO),
         files.AUDIO,
-        "no array under the key 'avadataset' (it holds 'features')",
+        "no array under the key 'avadataset' (it holds 'a', 'b')",
     ),
     "wrong shape": (change(files.VISUAL, lambda array: array[:, 0]), files.VISUAL, "needs 5 dimensions"),
     "not numbers": (change(files.AUDIO, lambda array: array.astype(complex)), files.AUDIO, "complex128"),
@@ -121,7 +129,8 @@ DAMAGES = {
     "fewer labels": (change(files.LABELS, lambda array: array[:-3]), files.LABELS, "has 37 clips"),
     "labels not one-hot": (change(files.LABELS, lambda array: array * 2), files.LABELS, "other than 0 and 1"),
     "labels not a number": (change(files.LABELS, with_value((5, 2, 0), np.nan)), files.LABELS, "row 5 holds values"),
-    "labels all set": (change(files.LABELS, lambda array: array * 0 + 1), files.LABELS, "no category or several"),
+    "labels all set": (change(files.LABELS, lambda array: array * 0 + 1), files.LABELS, "name several categories"),
+    "labels all zero": (change(files.LABELS, lambda array: array * 0), files.LABELS, "are zero in every column"),
     "labels of no clip": (change(files.LABELS, lambda array: array[:0]), files.LABELS, "is empty (shape [0, 10, 4])"),
     "annotation without a field": (lose_a_field, files.ANNOTATIONS, "line 5: has 4 fields"),
     "annotation missing": (lose_a_line, files.ANNOTATIONS, "has 39 annotations"),
@@ -247,8 +256,8 @@ def test_content_damaged_inside_is_found_by_the_scan(folder, capsys):
 
 
 def test_memory_stays_bounded_by_blocks(folder, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK_BYTES", 7 * 10 * 2 * 2 * 16 * 4)  # 7 clips of float32
-    blocks = list(files.read_blocks(folder / files.VISUAL))
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 7 * 10 * 2 * 2 * 16 * 4)  # 7 clips of float32
+    blocks = list(array_file(folder / files.VISUAL).blocks())
     assert [start for start, _ in blocks] == [0, 7, 14, 21, 28, 35]
     np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), read(folder / files.VISUAL))
 
@@ -295,6 +304,18 @@ def test_a_few_clips_with_two_events_are_a_note(folder, capsys):
     code, out, _ = check_main(capsys, folder)
     assert code == 0
     assert "differs from Annotations.txt in 1 of 40 clips (rows 3); training uses labels.h5" in out
+
+
+def test_a_few_labels_that_are_zero_are_a_note_and_count_as_background(folder, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    row = int(read_order(folder, "test")[2])
+    change(files.LABELS, with_value((row, 4), 0))(folder)
+    code, out, _ = check_main(capsys, folder)
+    assert code == 0
+    assert f"1 of 400 labels are zero in every column (first in row {row}); they count as background" in out
+    assert AVEDataset(folder, "test").labels[2, 4].tolist() == [0, 0, 0, 1]
+    said = f"{folder / files.LABELS}: 1 of 400 labels are zero in every column: they count as background"
+    assert caplog.messages == [said]
 
 
 def test_a_split_that_is_not_used_may_be_absent(folder):

@@ -18,9 +18,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from dataset import convert, files
+from dataset import arrays, convert, files
+from dataset.arrays import array_file, row_offsets
 from dataset.ave import AVEDataset, WeakAVEDataset
-from dataset.rows import read_clips
+from dataset.clips import read_clips
 from utils.base.errors import UserError
 
 
@@ -41,23 +42,23 @@ def write(path: Path, array: np.ndarray) -> None:
 
 
 def test_float32_of_float32_values_is_bit_exact_and_chunked_by_clip(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK_BYTES", 7 * 10 * 8 * 8)  # 7 clips, so that 30 end within a block
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 7 * 10 * 8 * 8)  # 7 clips, so that 30 end within a block
     rounding = convert.convert(source, tmp_path / files.AUDIO, "float32")
     assert str(rounding) == "bit-exact"
     with h5py.File(tmp_path / files.AUDIO) as file:
         assert file[files.KEY].dtype == np.float32
         assert file[files.KEY].chunks == (1, 10, 8)
-    np.testing.assert_array_equal(files.read_array(tmp_path / files.AUDIO), files.read_array(source))
+    np.testing.assert_array_equal(array_file(tmp_path / files.AUDIO).read(), array_file(source).read())
 
 
 def test_the_largest_rounding_error_is_told(source, tmp_path):
     rounding = convert.convert(source, tmp_path / files.AUDIO, "float16")
-    values = files.read_array(source)
+    values = array_file(source).read()
     error = np.abs(values.astype(np.float16).astype(np.float64) - values).max()
     assert error > 0
     assert rounding == (error, values.max())
     assert f"largest rounding error {error:.2g}" in str(rounding)
-    np.testing.assert_array_equal(files.read_array(tmp_path / files.AUDIO), values.astype(np.float16))
+    np.testing.assert_array_equal(array_file(tmp_path / files.AUDIO).read(), values.astype(np.float16))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_the_largest_rounding_error_is_told(source, tmp_path):
     [(70000.0, "row 29 holds a value too large for float16; convert to float32"), (np.nan, "row 29 holds NaN")],
 )
 def test_a_value_that_does_not_survive_is_refused(source, tmp_path, value, said):
-    values = files.read_array(source)
+    values = array_file(source).read()
     values[29, 9, 7] = value
     write(source, values)
     with pytest.raises(UserError, match=said):
@@ -84,11 +85,11 @@ def test_the_new_folder_gives_the_same_clips(tiny_data, tmp_path, capsys, dtype)
         every = torch.arange(len(old_clips))
         rounded = getattr(torch, dtype)
         for old, converted in zip(
-            read_clips(old_clips, every, torch.float32, torch.device("cpu"), workers=2),
-            read_clips(new_clips, every, torch.float32, torch.device("cpu"), workers=2),
+            read_clips(old_clips, every, torch.device("cpu"), workers=2),
+            read_clips(new_clips, every, torch.device("cpu"), workers=2),
             strict=True,
         ):
-            torch.testing.assert_close(old.to(rounded).float(), converted, rtol=0, atol=0)
+            torch.testing.assert_close(old.to(rounded), converted, rtol=0, atol=0)
 
 
 def test_rows_are_found_in_every_layout_that_has_them_in_one_piece(tmp_path):
@@ -101,7 +102,7 @@ def test_rows_are_found_in_every_layout_that_has_them_in_one_piece(tmp_path):
             "compressed": file.create_dataset("d", data=values, chunks=(1, 3, 4), compression="gzip"),
         }
         file.flush()
-        offsets = {name: files.row_offsets(array) for name, array in layouts.items()}
+        offsets = {name: row_offsets(array) for name, array in layouts.items()}
     content = (tmp_path / "file.h5").read_bytes()
     for name in ("contiguous", "by row"):
         rows = [np.frombuffer(content, np.float32, 12, offset) for offset in offsets[name]]
@@ -119,7 +120,7 @@ def test_a_second_run_does_nothing_and_a_changed_source_is_noticed(tiny_data, tm
     assert convert.main(arguments) == 0
     assert capsys.readouterr().out.count("already converted") == 4
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "new").iterdir()} == before
-    write(old / files.AUDIO, files.read_array(old / files.AUDIO) + 1)
+    write(old / files.AUDIO, array_file(old / files.AUDIO).read() + 1)
     assert convert.main(arguments) == 2
     assert f"{tmp_path / 'new' / files.AUDIO}: is already there" in capsys.readouterr().err
 
@@ -149,7 +150,7 @@ def test_a_disk_too_small_is_said_before_anything_is_written(tiny_data, tmp_path
 
 CONVERT = """
 import sys
-from dataset import convert, files
+from dataset import arrays, convert, files
 from utils.base.errors import command
 {before}
 sys.exit(command(lambda: convert.convert(sys.argv[1], sys.argv[2], "float32"))())
@@ -211,13 +212,13 @@ def test_a_refused_write_is_named_and_nothing_is_left(source, tmp_path, monkeypa
 def test_a_killed_conversion_leaves_no_file_in_place_and_the_next_run_finishes(source, tmp_path):
     slow = """
 import time
-files.BLOCK_BYTES = 1
-real = files.read_blocks
-def slow(path):
-    for block in real(path):
+arrays.BLOCK_BYTES = 1
+real = arrays.ArrayFile.blocks
+def slow(file):
+    for block in real(file):
         yield block
         time.sleep(0.1)
-files.read_blocks = slow
+arrays.ArrayFile.blocks = slow
 """
     process = converting(source, tmp_path / files.AUDIO, before=slow)
     part = f".{files.AUDIO}.*.part/{files.AUDIO}"
@@ -231,5 +232,5 @@ files.read_blocks = slow
     assert list(tmp_path.glob(part))
     assert not (tmp_path / files.AUDIO).exists()
     convert.convert(source, tmp_path / files.AUDIO, "float32")
-    np.testing.assert_array_equal(files.read_array(tmp_path / files.AUDIO), files.read_array(source))
+    np.testing.assert_array_equal(array_file(tmp_path / files.AUDIO).read(), array_file(source).read())
     assert sorted(path.name for path in tmp_path.iterdir()) == [files.AUDIO, "data"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dataset import files, labels
+from dataset import arrays, files, labels
 from dataset.ave import AVEDataset, WeakAVEDataset
 from utils.base.errors import UserError
 
@@ -138,7 +138,7 @@ def test_several_workers_read_the_same(tiny_data):
 
 def test_label_files_come_first(folder, caplog):
     caplog.set_level(logging.INFO)
-    labels._say_once.cache_clear()
+    arrays.say_once.cache_clear()
     AVEDataset(folder, "train")
     assert f"{folder} has no labels.h5" in caplog.text
     other = np.zeros((4, 10, 4), np.float32)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataset import files, labels, writing
+from dataset.arrays import array_file, read_order
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.synthetic import __main__ as synthetic_command
 from dataset.synthetic import generate, planted
@@ -56,7 +57,7 @@ def test_holds_every_file_of_the_ave_format_contiguous_and_uncompressed(tiny):
         files.order_file("test"): (8,),
     }
     for name, shape in shapes.items():
-        with files.open_array(tiny / name) as array:
+        with array_file(tiny / name).open() as array:
             assert array.shape == shape
             assert array.dtype == (np.int64 if "order" in name else np.float32)
             assert array.chunks is None
@@ -73,21 +74,21 @@ def test_both_data_sets_read_it(tiny):
 
 
 def test_splits_share_no_clip_and_every_category_is_in_the_training_split(tiny):
-    orders = [files.read_order(tiny, split) for split in files.SPLITS]
+    orders = [read_order(tiny, split) for split in files.SPLITS]
     assert sorted(np.concatenate(orders)) == list(range(40))
-    assert set(files.read_array(tiny / files.CLIP_LABELS)[orders[0]].argmax(1)) == {0, 1, 2}
+    assert set(array_file(tiny / files.CLIP_LABELS).read()[orders[0]].argmax(1)) == {0, 1, 2}
 
 
 def test_labels_follow_from_the_annotations(tiny):
     expected = labels.labels_from_annotations(tiny / files.ANNOTATIONS)
-    assert np.array_equal(files.read_array(tiny / files.LABELS), expected)
+    assert np.array_equal(array_file(tiny / files.LABELS).read(), expected)
     assert 0.5 < 1 - expected[..., -1].mean() < 0.95
 
 
 def test_dtype_only_rounds(tmp_path, tiny):
-    wanted = files.read_array(tiny / files.VISUAL)
+    wanted = array_file(tiny / files.VISUAL).read()
     for dtype in ("float16", "float64"):
-        stored = files.read_array(generate.generate(tmp_path / dtype, changed(dtype=dtype)) / files.VISUAL)
+        stored = array_file(generate.generate(tmp_path / dtype, changed(dtype=dtype)) / files.VISUAL).read()
         assert stored.dtype == dtype
         assert np.array_equal(stored, wanted.astype(dtype))
 
@@ -158,7 +159,7 @@ def test_an_object_covers_a_few_neighbouring_cells_and_drifts():
 @pytest.mark.parametrize("categories", [3, 28])
 def test_features_look_like_vgg_and_vggish_after_relu(tmp_path, categories):
     data = generate.generate(tmp_path / "data", changed(train=40, categories=categories, grid=(7, 7), visual_dim=128))
-    visual, audio = files.read_array(data / files.VISUAL), files.read_array(data / files.AUDIO)
+    visual, audio = array_file(data / files.VISUAL).read(), array_file(data / files.AUDIO).read()
     assert visual.min() == 0
     assert 0.6 < (visual == 0).mean() < 0.9
     # The real background-only clips of AVE: mean 0.122, standard deviation 0.262, 65 % zeros, largest 4.5.
@@ -180,7 +181,7 @@ def test_the_number_of_threads_changes_no_byte(tmp_path, tiny):
 def test_a_clip_does_not_depend_on_how_many_there_are(tmp_path, tiny):
     more = generate.generate(tmp_path / "data", changed(train=30))
     for name in (files.VISUAL, files.AUDIO):
-        assert np.array_equal(files.read_array(more / name)[:40], files.read_array(tiny / name))
+        assert np.array_equal(array_file(more / name).read()[:40], array_file(tiny / name).read())
 
 
 def test_another_seed_changes_every_feature_file(tmp_path, tiny):
@@ -305,9 +306,9 @@ def test_annotations_give_categories_times_and_splits(annotated, tmp_path):
     data = generate.generate(tmp_path / "data", with_annotations(annotated))
     for name in (files.ANNOTATIONS, *map(files.order_file, files.SPLITS)):
         assert (data / name).read_bytes() == (annotated / name).read_bytes()
-    assert files.read_array(data / files.CLIP_LABELS).argmax(1).tolist() == [0, 1, 0, 2, 1, 0]
-    assert files.read_array(data / files.LABELS).argmax(2)[1].tolist() == [3, 3, 1, 1, 1, 3, 3, 3, 3, 3]
-    assert files.read_array(data / files.NOISY_LABELS).tolist() == [[0, 0, 0, 1]] * 4
+    assert array_file(data / files.CLIP_LABELS).read().argmax(1).tolist() == [0, 1, 0, 2, 1, 0]
+    assert array_file(data / files.LABELS).read().argmax(2)[1].tolist() == [3, 3, 1, 1, 1, 3, 3, 3, 3, 3]
+    assert array_file(data / files.NOISY_LABELS).read().tolist() == [[0, 0, 0, 1]] * 4
     assert len(AVEDataset(data, "test")) == 2
 
 
@@ -328,7 +329,7 @@ def test_real_background_audio_beside_the_annotations_is_used(annotated, tmp_pat
     assert "real: audio and labels of the background-only clips" in capsys.readouterr().out
     for name in (files.NOISY_AUDIO, files.NOISY_LABELS):
         assert (out / name).read_bytes() == (annotated / name).read_bytes()
-    assert files.read_array(out / files.NOISY_VISUAL).shape == (7, 10, 2, 3, 512)
+    assert array_file(out / files.NOISY_VISUAL).read().shape == (7, 10, 2, 3, 512)
     with pytest.raises(UserError, match="holds 7 clips of 10 segments with 128 features"):
         generate.generate(tmp_path / "other", with_annotations(annotated))
 

@@ -23,7 +23,7 @@ def choose_device(gpu: str | None) -> tuple[torch.device, str]:
 
     Of several processes on this machine, each takes the next of the GPUs named, or of all.
     """
-    gpus, me, count = named_gpus(gpu), processes.local_rank(), processes.local_world()
+    gpus, me, count = named_gpus(gpu), processes.local_rank(), processes.local_world_size()
     among = f" in {count} processes" if count > 1 else ""
     if not gpus:
         asked = "" if gpu == "cpu" else "torch sees no GPU: "
@@ -46,7 +46,7 @@ def named_gpus(gpu: str | None) -> list[int]:
     if gpu == "cpu" or count == 0:
         return []
     if gpu is None:
-        return list(range(count if processes.is_member() else 1))
+        return list(range(count if processes.is_distributed() else 1))
     numbers = [int(number) for number in gpu.split(",")]
     if not all(number < count for number in numbers) or len(set(numbers)) < len(numbers):
         raise UserError(f"--gpu {gpu}: this machine has GPUs 0 to {count - 1}; name one, several as 0,1, or cpu")

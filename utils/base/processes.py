@@ -2,7 +2,7 @@
 
 Started by `torchrun --nproc_per_node=N supv_main.py ...` (on several nodes too) or by `--gpu 0,1`. Every process
 works on its share of each step's clips; the gradients of all are averaged (DistributedDataParallel), and only
-process 0 writes. Alone, every function here does the obvious thing at no cost.
+process 0 writes. In a run of one process every function here returns at once.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ EXIT_LOST = 3  # ended because another process of the run did
 _control: dist.ProcessGroup | None = None  # over which numbers on the CPU travel; None: this process is alone
 
 
-def is_member() -> bool:
+def is_distributed() -> bool:
     """Whether torchrun, or `launch`, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join(device: torch.device) -> None:
-    """Meet the other processes of the run, if there are any: over nccl on GPUs, gloo on CPUs."""
+    """Connect to the other processes of the run, if there are any: over nccl on GPUs, gloo on CPUs."""
     global _control
-    if not is_member():
+    if not is_distributed():
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    # Numbers for the host go their own way, so that telling them doesn't wait for the GPU.
+    # Values on the CPU have a group of their own: nccl's would wait for the GPU's work.
     _control = dist.new_group(backend="gloo") if device.type == "cuda" else dist.group.WORLD
 
 
@@ -45,22 +45,22 @@ def rank() -> int:
     return dist.get_rank() if _control is not None else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes the run has."""
     return dist.get_world_size() if _control is not None else 1
 
 
 def local_rank() -> int:
     """This process's number on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if is_member() else 0
+    return int(os.environ.get("LOCAL_RANK", "0")) if is_distributed() else 0
 
 
-def local_world() -> int:
+def local_world_size() -> int:
     """How many processes the run has on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_member() else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_distributed() else 1
 
 
-def parallel(network: nn.Module) -> nn.Module:
+def data_parallel(network: nn.Module) -> nn.Module:
     """The network to train with: its gradients are the mean over all processes."""
     if _control is None:
         return network
@@ -68,7 +68,7 @@ def parallel(network: nn.Module) -> nn.Module:
     return nn.parallel.DistributedDataParallel(network, find_unused_parameters=hasattr(network, "begin_epoch"))
 
 
-def total(numbers: Tensor) -> Tensor:
+def all_reduce(numbers: Tensor) -> Tensor:
     """The sum over all processes of a tensor on the CPU, which must have one shape everywhere."""
     if _control is not None:
         numbers = numbers.clone()
@@ -76,22 +76,22 @@ def total(numbers: Tensor) -> Tensor:
     return numbers
 
 
-def anywhere(flag: object) -> bool:
+def any_process(flag: object) -> bool:
     """Whether `flag` is true in any process; all of them must ask."""
-    return bool(flag) if _control is None else bool(total(torch.tensor(int(bool(flag)))))
+    return bool(flag) if _control is None else bool(all_reduce(torch.tensor(int(bool(flag)))))
 
 
-def everyones(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """The values of all processes, by rank."""
     if _control is None:
         return [value]
-    values: list[Any] = [None] * world()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group=_control)
     return values
 
 
-def of_first(make: Callable[[], Any]) -> Any:
-    """What process 0 makes; the others receive it. An error of process 0 ends the run."""
+def from_first(make: Callable[[], Any]) -> Any:
+    """What `make` returns in process 0; the others receive it. An error of process 0 ends the run."""
     if _control is None:
         return make()
     values = [make() if rank() == 0 else None]
@@ -106,8 +106,8 @@ def barrier() -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Within the block the processes work together; one that loses the others ends with EXIT_LOST."""
+def ending_together() -> Iterator[None]:
+    """Leave the other processes when the block ends; a process that loses them within it ends with EXIT_LOST."""
     try:
         yield
     except Interrupted:  # in all of them at once
@@ -116,7 +116,7 @@ def together() -> Iterator[None]:
     except RuntimeError as error:
         if _control is None or not _is_lost(error):
             raise
-        print(f"process {rank()} of {world()} lost another one, whose message says why", file=sys.stderr)
+        print(f"process {rank()} of {world_size()} lost another one, whose message says why", file=sys.stderr)
         # Not by sys.exit: leaving the group properly would wait for the process that is gone.
         sys.stderr.flush()
         os._exit(EXIT_LOST)
@@ -125,7 +125,7 @@ def together() -> Iterator[None]:
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Disconnect from the other processes."""
     global _control
     if _control is not None:
         _control = None

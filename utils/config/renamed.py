@@ -22,8 +22,8 @@ REMOVED = {
 }
 # Old file in configs/ -> the file now.
 MOVED = {
-    "study.json": "studies/supervised.json",
-    "study_generated.json": "studies/supervised_generated.json",
+    "study.json": "studies/main.json",
+    "study_generated.json": "studies/generated.json",
     "study_precision_demo.json": "studies/precision_demo.json",
     "study_weak.json": "studies/weak.json",
     "study_weak_generated.json": "studies/weak_generated.json",

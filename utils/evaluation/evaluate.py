@@ -70,7 +70,7 @@ def evaluate(
             places.append(batch.clips)
             parts.append(columns)
     mine = Evaluation(*(torch.cat(column).cpu() for column in zip(*parts, strict=True))) if parts else None
-    return _in_order(processes.everyones((places, mine)))
+    return _in_order(processes.all_gather((places, mine)))
 
 
 def _in_order(shares: list[tuple[list[Tensor], Evaluation | None]]) -> Evaluation:
@@ -101,7 +101,7 @@ def choose_threshold(network: nn.Module, batches: Batches, localization: Localiz
         if clips >= CHOOSING_CLIPS:
             break
     try:
-        localization.choose(torch.cat(processes.everyones(torch.cat(parts))))
+        localization.choose(torch.cat(processes.all_gather(torch.cat(parts))))
     except ValueError as error:
         raise UserError(
             f"eval.localize {localization.localize!r}: {error}; look for bad features with `python -m dataset.check`"

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dataset.download.sources import VIDEOS
+from dataset.files import VIDEOS
 from utils.base.errors import UserError
 
 MOST = 200  # strips in a page; each of them takes about 20 KB and half a second to decode

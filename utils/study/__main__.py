@@ -1,8 +1,8 @@
 """A matrix of runs, configs x seeds, and the table of their results.
 
-    python -m utils.study configs/studies/supervised.json                 # on the first GPU, or the CPU
-    python -m utils.study configs/studies/supervised.json --gpu 0,1,2,3   # one run a GPU at a time
-    python -m utils.study configs/studies/supervised.json --table         # only the table, of what is there
+    python -m utils.study configs/studies/main.json                 # on the first GPU, or the CPU
+    python -m utils.study configs/studies/main.json --gpu 0,1,2,3   # one run a GPU at a time
+    python -m utils.study configs/studies/main.json --table         # only the table, of what is there
 
 A study is a JSON file (`"extends"` works as in a config):
 

@@ -47,7 +47,7 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
                 for split in ("val", "test"):
                     if split not in batches:
                         continue
-                    if processes.anywhere(stop):
+                    if processes.any_process(stop):
                         training.save({"epoch": training.position.epoch})
                         _stop(training)
                     result = evaluate(network, batches[split], localization, settings.precision)
@@ -64,7 +64,7 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
             training.save(metrics)
             training.save_best()
             _log.info(_epoch_line(metrics, settings.n_epoch, training.position.best))
-            if processes.anywhere(stop):
+            if processes.any_process(stop):
                 _stop(training)
     return training.position.best
 
@@ -84,7 +84,7 @@ def train_one_epoch(training: Training, epoch: int, stop: StopRequest) -> dict[s
             meter.add(step, batch, *training.gradients(batch))
             training.optimizer.step()
         position.step = step
-        stopping = processes.anywhere(stop)
+        stopping = processes.any_process(stop)
         if stopping or (step < len(batches) and training.save_due()):
             meter.look()
             training.save({"epoch": position.epoch})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,11 +46,11 @@ class Meter:
         rows = torch.stack([numbers for _, _, numbers in self.waiting]).cpu()
         counts = torch.tensor([[len(clips)] for _, clips, _ in self.waiting], dtype=torch.float64)
         means, correct = rows.split([len(self.names), 2], dim=1)
-        totals = processes.total(torch.cat([means * counts, correct * (counts > 0), counts], dim=1)).tolist()
+        totals = processes.all_reduce(torch.cat([means * counts, correct * (counts > 0), counts], dim=1)).tolist()
         for (step, clips, _), (*sums, right, counted, count) in zip(self.waiting, totals, strict=True):
             named = {name: value / count for name, value in zip(self.names, sums, strict=True)}
             if not all(map(math.isfinite, sums)):
-                raise self._nonfinite(step, torch.cat(processes.everyones(clips)), named)
+                raise self._nonfinite(step, torch.cat(processes.all_gather(clips)), named)
             for name, value in zip(self.names, sums, strict=True):
                 self._sum(name, value)
             self._sum("clips", count)
@@ -70,8 +69,8 @@ class Meter:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
         return UserError(
             f"epoch {self.epoch}, step {step}: loss or gradient is not finite ({numbers}); "
-            f"{_rows_of(self.training.batches['train'].dataset, clips)}. The checkpoints are from before; look for bad "
-            f"features with `python -m dataset.check`, mend them, or try a lower --lr"
+            f"{_rows_of(self.training.batches['train'].dataset, clips)}. The checkpoints are from before; look for "
+            f"features that are far too large, also with `python -m dataset.check`, mend them, or try a lower --lr"
         )
 
     def means(self) -> dict[str, Any]:
@@ -83,14 +82,9 @@ class Meter:
 
 
 def _rows_of(dataset: AVEDataset, clips: Tensor) -> str:
-    """Which rows of which feature file some clips of a split are, and which of them hold bad features."""
+    """Which rows of which feature file some clips of a split are."""
     rows: dict[str, list[int]] = {}
-    bad: list[str] = []
     for clip in clips.tolist():
         source, row = dataset.source(clip)
-        rows.setdefault(source.visual_path.name, []).append(row)
-        for path, values in zip((source.visual_path, source.audio_path), source[row], strict=True):
-            if not np.isfinite(values).all():
-                bad.append(f"row {row} of {path}")
-    there = " and ".join(f"rows {numbers} of {name}" for name, numbers in rows.items())
-    return f"its clips: {there}" + (f"; not finite: {', '.join(bad)}" if bad else "")
+        rows.setdefault(dataset.sources[source].visual.path.name, []).append(row)
+    return "its clips: " + " and ".join(f"rows {numbers} of {name}" for name, numbers in rows.items())

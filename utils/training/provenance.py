@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from dataset import files
+from dataset.arrays import array_file
 from utils.base import processes
 from utils.base.errors import UserError
 from utils.base.text import read_json
@@ -40,7 +41,7 @@ def this_start(command: list[str], device: torch.device) -> dict[str, Any]:
         "command": shlex.join(command),
         "folder": os.getcwd(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
-        "processes": processes.world(),
+        "processes": processes.world_size(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
@@ -70,7 +71,7 @@ def _git(root: Path, *arguments: str) -> str:
 def fingerprint(root: str | os.PathLike, weak: bool) -> dict[str, dict[str, Any]]:
     """Size, shape and type of each file that a setting reads, and the SHA-256 of all but the large ones.
 
-    Raises UserError (see `dataset.files`) for a file that is not what its name says.
+    Raises UserError (see `dataset.arrays`) for a file that is not what its name says.
     """
     prints = {}
     for name in files.EVERY_FILE:
@@ -79,8 +80,8 @@ def fingerprint(root: str | os.PathLike, weak: bool) -> dict[str, dict[str, Any]
             continue
         found: dict[str, Any] = {"bytes": path.stat().st_size}
         if name != files.ANNOTATIONS:
-            with files.open_array(path) as array:
-                found |= {"shape": list(array.shape), "type": str(array.dtype)}
+            array = array_file(path)
+            found |= {"shape": list(array.shape), "type": str(array.dtype)}
         if found["bytes"] <= _HASHED_BYTES:
             with open(path, "rb") as file:
                 found["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()

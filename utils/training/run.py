@@ -60,7 +60,7 @@ def begin(config: Config, options: Options) -> torch.device:
     log_to_terminal()
     keep_freed_memory()
     gpus = named_gpus(options.gpu)
-    if len(gpus) > 1 and not processes.is_member():
+    if len(gpus) > 1 and not processes.is_distributed():
         sys.exit(launching.launch(len(gpus)))
     device, story = choose_device(options.gpu)
     processes.join(device)
@@ -77,11 +77,11 @@ def begin(config: Config, options: Options) -> torch.device:
 def run(experiment: Experiment, config: Config, options: Options, device: torch.device) -> None:
     """Train, or with --evaluate evaluate, and say where the results are."""
     experiment.network.to(device, dtype_of(config.train.precision))
-    with processes.together():
+    with processes.ending_together():
         # Files are looked for, and checkpoints read, by the first process alone: only its machine may have them.
-        path = processes.of_first(lambda: _named_checkpoint(config, options))
+        path = processes.from_first(lambda: _named_checkpoint(config, options))
         if options.evaluate:
-            path = path or processes.of_first(lambda: _find_checkpoint(experiment, config))
+            path = path or processes.from_first(lambda: _find_checkpoint(experiment, config))
             _test(experiment, config, options, device, path)
         else:
             _train(experiment, config, options, device, path)
@@ -96,7 +96,7 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
         if state is None:
             _log.info(f"{path} holds weights only: a new run starts from them, in {config.train.folder}")
         else:
-            config = processes.of_first(lambda: _config_to_go_on(config, options, content, path))
+            config = processes.from_first(lambda: _config_to_go_on(config, options, content, path))
     folder = config.train.folder
     weak = issubclass(experiment.dataset, WeakAVEDataset)
     splits = _splits_to_train(config.data.folder)
@@ -267,9 +267,9 @@ def _batches(
     """Batches of each split, with the features where the config says or where every process has room for them."""
     placement = settings.placement
     if placement == "auto":
-        fitting = processes.everyones(fitting_placement(datasets, device, processes.local_world()))
+        fitting = processes.all_gather(fitting_placement(datasets, device, processes.local_world_size()))
         placement = max(fitting, key=PLACEMENTS.index)
-    shard = Shard(processes.rank(), processes.world())
+    shard = Shard(processes.rank(), processes.world_size())
     return make_batches(datasets, placement, batch_sizes, device, seed, shard, settings.workers)
 
 
@@ -310,7 +310,7 @@ def _find_checkpoint(experiment: Experiment, config: Config) -> Path:
 
 def _load_weights(experiment: Experiment, config: Config, path: Path) -> dict[str, Any]:
     """Load a checkpoint of either kind into the network; returns its content."""
-    content = processes.of_first(lambda: checkpoint.load(path))
+    content = processes.from_first(lambda: checkpoint.load(path))
     if not checkpoint.is_ours(content):
         try:
             load_official(experiment.network, content)
@@ -349,8 +349,8 @@ def _check_fits(dataset: AVEDataset, config: Config) -> None:
     """Raise UserError when the files have other sizes than the config's network."""
     root = dataset.root
     for name, size, key, wanted in (
-        (files.VISUAL, dataset.sources[0].visual_shape[-1], "video_inputdim", config.model.video_inputdim),
-        (files.AUDIO, dataset.sources[0].audio_shape[-1], "audio_inputdim", config.model.audio_inputdim),
+        (files.VISUAL, dataset.sources[0].visual.shape[-1], "video_inputdim", config.model.video_inputdim),
+        (files.AUDIO, dataset.sources[0].audio.shape[-1], "audio_inputdim", config.model.audio_inputdim),
         ("labels", dataset.categories, "categories", config.model.categories),
     ):
         if size != wanted:

@@ -56,7 +56,7 @@ class Training:
         self.network, self.loss, self.localization, self.batches = network, loss, localization, batches
         self.config, self.recorder = config, recorder
         self.device = next(network.parameters()).device
-        self.forward = processes.parallel(network)
+        self.forward = processes.data_parallel(network)
         if settings.compile:
             self.forward = Compiled(self.forward, self.device)
         # One fused kernel for all parameters: the same mathematics as the authors' Adam.
@@ -91,7 +91,7 @@ class Training:
         return {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "random": processes.everyones(random_state()),
+            "random": processes.all_gather(random_state()),
             "position": {**vars(self.position), "seconds": self.seconds()},
             "in_blocks": self.batches["train"].in_blocks,
         }
@@ -116,10 +116,10 @@ class Training:
             self.position = Position(**state["position"])
             # Where the features are may change when a run goes on, by itself even; the order of clips must not.
             self.batches["train"].in_blocks = {True: True, False: False}[state["in_blocks"]]
-            if len(state["random"]) != processes.world():
+            if len(state["random"]) != processes.world_size():
                 _log.warning(
-                    f"the run had {len(state['random'])} processes and has {processes.world()} now: it goes on, but "
-                    f"with other random numbers than it would have had"
+                    f"the run had {len(state['random'])} processes and has {processes.world_size()} now: it goes on, "
+                    f"but with other random numbers than it would have had"
                 )
             if processes.rank() < len(state["random"]):
                 saved = state["random"][processes.rank()]
@@ -163,7 +163,7 @@ class Training:
     def save_due(self) -> bool:
         """Whether `save_every_minutes` have passed since the last save, by any process's clock."""
         minutes = self.config.train.save_every_minutes
-        return minutes is not None and processes.anywhere(time.monotonic() - self.saved_at >= 60 * minutes)
+        return minutes is not None and processes.any_process(time.monotonic() - self.saved_at >= 60 * minutes)
 
 
 def _epoch_in(path: Path) -> int | None:

@@ -21,6 +21,7 @@ from made_features import generated_extractor
 from made_videos import moving_disc, steady, tone, write_video
 
 from dataset import files
+from dataset.arrays import array_file
 from dataset.extract import __main__ as extract_command
 from dataset.extract import data_folder
 from dataset.extract import features as extract_features
@@ -203,7 +204,7 @@ def test_the_whole_path_agrees_with_the_data_folder(tmp_path, checkpoints, monke
     written = json.loads((file.parent / "predict" / "a.json").read_text())
 
     visual, audio = (
-        torch.from_numpy(files.read_array(tmp_path / "data" / name)) for name in (files.VISUAL, files.AUDIO)
+        torch.from_numpy(array_file(tmp_path / "data" / name).read()) for name in (files.VISUAL, files.AUDIO)
     )
     with torch.inference_mode():
         output = network(visual, audio)

@@ -60,7 +60,7 @@ def _training(data: Path, folder: Path, dropout: bool, **model: object) -> Train
     network = build_model(config.model).double()
     if not dropout:
         without_dropout(network)
-    shard = Shard(processes.rank(), processes.world())
+    shard = Shard(processes.rank(), processes.world_size())
     batches = {}
     for split in ("train", "test"):
         dataset = AVEDataset(data, split, torch.float64)
@@ -123,9 +123,9 @@ def _process(rank: int, world: int, port: int, data: Path, folder: Path) -> None
     }
     torch.set_num_threads(1)
     processes.join(CPU)
-    with processes.together():
-        alike = processes.everyones(_goes_on_alike(data, folder))
-        places = processes.everyones(_place_with_memory_in_one_process(data))
+    with processes.ending_together():
+        alike = processes.all_gather(_goes_on_alike(data, folder))
+        places = processes.all_gather(_place_with_memory_in_one_process(data))
         results = {name: _run(data, folder, **model) for name, model in NETWORKS.items()}
         if processes.rank() == 0:
             torch.save(results | {"alike": alike, "places": places}, folder / "result.pt")
@@ -197,10 +197,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests are 
 
 @command
 def main(case):
-    if not processes.is_member():
+    if not processes.is_distributed():
         sys.exit(launch(2))
     processes.join(torch.device("cpu"))
-    with processes.together():
+    with processes.ending_together():
         processes.barrier()
         print("there", flush=True)
         me = processes.rank()

@@ -58,7 +58,7 @@ def test_what_a_start_says(runs):
     assert start["folder"] == os.getcwd()
     assert start["device"].startswith("cpu")
     assert start["threads"] == torch.get_num_threads()
-    assert start["packages"]["torch"] == torch.__version__
+    assert start["packages"]["torch"] == importlib.metadata.version("torch")
     assert start["packages"]["h5py"] == importlib.metadata.version("h5py")
     assert start["time"].endswith("+00:00")
 
