@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dataset import fingerprint
 from utils.base.nested import differences
 from utils.base.text import require_file
 from utils.config import files as config_files
@@ -21,7 +22,11 @@ def compare(first: Path, second: Path) -> list[str]:
     ours, theirs = (_describe(folder) for folder in (first, second))
     lines = []
     for part in ("settings", "start", "data"):
-        differing = differences(ours[part], theirs[part], " ")
+        differing = (
+            fingerprint.differences(ours[part], theirs[part])
+            if part == "data"
+            else differences(ours[part], theirs[part], " ")
+        )
         lines.append(f"{part}: {'the same' if not differing else ''}".rstrip())
         lines += [f"  {what}: {_short(here)} | {_short(there)}" for what, here, there in differing]
     return lines + _compare_epochs(ours["epochs"], theirs["epochs"])

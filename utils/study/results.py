@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataset import fingerprint
 from utils.base import checkpoint
 from utils.base.errors import UserError
-from utils.base.nested import differences
 from utils.config import files as config_files
 from utils.evaluation.protocols import Chosen, best_epochs, read_epochs
 from utils.evaluation.results import METRICS, read_metrics
@@ -75,16 +75,16 @@ def check_settings(run: Run) -> None:
 def check_same_data(runs: list[Run]) -> None:
     """Raise UserError where the seeds of a row were trained on different data, or on other data than are there now."""
     of_row: dict[str, tuple[Run, dict[str, Any]]] = {}
-    fingerprint = functools.cache(provenance.fingerprint)
+    fingerprint_of = functools.cache(fingerprint.fingerprint)
     for run in runs:
         made_on = provenance.read(run.folder).get("data") if run.source is None else None
         if made_on is None:
             continue
         root = run.config.data.folder
         first, of_first = of_row.setdefault(run.name, (run, made_on))
-        now = fingerprint(root, run.config.supervision == "weak")
+        now = fingerprint_of(root, run.config.supervision == "weak")
         for other, data in ((f"what {root} holds now", now or made_on), (str(first.folder), of_first)):
-            if differing := differences(made_on, data, " "):
+            if differing := fingerprint.differences(made_on, data):
                 what, here, there = differing[0]
                 raise UserError(
                     f"{run.folder}: was trained on other data than {other}: {what} was {here}, not {there}; put the "

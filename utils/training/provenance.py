@@ -1,13 +1,12 @@
 """How to get a run's result again: `run.json` of a run folder, and what differs between two runs.
 
-`run.json` holds "data" (a fingerprint of the data folder) and "starts", one entry for each time that the run was
+`run.json` holds "data" (see `dataset.fingerprint`) and "starts", one entry for each time that the run was
 started or gone on with: when, the command line and its folder, device, package versions, git commit.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import platform
 import shlex
@@ -19,8 +18,6 @@ from typing import Any
 
 import torch
 
-from dataset import files
-from dataset.arrays import array_file
 from utils.base import processes
 from utils.base.errors import UserError
 from utils.base.text import read_json
@@ -29,9 +26,6 @@ FILE = "run.json"
 
 
 _PACKAGES = ("torch", "numpy", "h5py", "pydantic", "tensorboard", "tqdm")
-
-
-_HASHED_BYTES = 64 * 2**20  # up to this size a file's content is hashed too; the visual features are larger
 
 
 def this_start(command: list[str], device: torch.device) -> dict[str, Any]:
@@ -66,27 +60,6 @@ def git_state() -> dict[str, Any] | None:
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-
-
-def fingerprint(root: str | os.PathLike, weak: bool) -> dict[str, dict[str, Any]]:
-    """Size, shape and type of each file that a setting reads, and the SHA-256 of all but the large ones.
-
-    Raises UserError (see `dataset.arrays`) for a file that is not what its name says.
-    """
-    prints = {}
-    for name in files.EVERY_FILE:
-        path = Path(root) / name
-        if (name in files.WEAK_FILES and not weak) or not path.exists():
-            continue
-        found: dict[str, Any] = {"bytes": path.stat().st_size}
-        if name != files.ANNOTATIONS:
-            array = array_file(path)
-            found |= {"shape": list(array.shape), "type": str(array.dtype)}
-        if found["bytes"] <= _HASHED_BYTES:
-            with open(path, "rb") as file:
-                found["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-        prints[name] = found
-    return prints
 
 
 def read(folder: Path) -> dict[str, Any]:

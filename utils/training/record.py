@@ -14,15 +14,18 @@ from typing import Any
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from dataset import fingerprint
 from utils.base.atomic import make_folder, write_text, writing
 from utils.base.checkpoint import BEST, LAST
 from utils.base.errors import UserError, write_error
 from utils.base.locks import hold
-from utils.base.nested import differences, flat
+from utils.base.nested import flat
 from utils.base.output import MessageFormatter, MessageHandler
 from utils.config.settings import Config
 from utils.evaluation.protocols import METRICS, read_epochs
 from utils.training import provenance
+
+_log = logging.getLogger(__name__)
 
 
 def log_to_terminal() -> None:
@@ -54,7 +57,7 @@ class Recorder:
 
     Args:
         folder: the run folder; made if it isn't there.
-        data: fingerprint of the run's data (see `provenance.fingerprint`).
+        data: fingerprint of the run's data (see `dataset.fingerprint`).
         new: whether the run is new, and must not find another one there, or goes on.
 
     Raises:
@@ -167,13 +170,16 @@ class Recorder:
     def _starts_on_this_data(self) -> list[dict[str, Any]]:
         """The starts that `run.json` tells of. Raises UserError when they used other data."""
         story = provenance.read(self.folder)
-        differing = differences(self.data, story.get("data", self.data), " ")
+        before = story.get("data", self.data)
+        differing = fingerprint.differences(self.data, before)
         if differing:
             what, here, there = differing[0]
             raise UserError(
                 f"{self.folder}: the run was trained on other data, so going on would be another run: {what} is "
                 f"{here}, was {there}; put the data back, or start a new run from its weights"
             )
+        for name in fingerprint.written_since(self.data, before):
+            _log.info(f"{name} was written or copied since the run began; its size and samples of it are as they were")
         return story.get("starts", [])
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from dataset import files
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.check.folder import require_trainable
+from dataset.fingerprint import fingerprint
 from dataset.labels import clip_names
 from dataset.loading import PLACEMENTS, Batches, Shard, fitting_placement, make_batches
 from dataset.synthetic import generate
@@ -105,7 +106,7 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
     _check_fits(datasets["train"], config)
     check_localization(network, datasets["train"], experiment.localization)
     if processes.rank() == 0:
-        recorder = Recorder(folder, provenance.fingerprint(config.data.folder, weak), new=state is None)
+        recorder = Recorder(folder, fingerprint(config.data.folder, weak), new=state is None)
     else:
         recorder = Spectator(folder)
     try:

@@ -14,7 +14,7 @@ import h5py
 import pytest
 
 import weak_main
-from dataset import files
+from dataset import files, fingerprint
 from model import build_model
 from utils.base import checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
@@ -23,7 +23,6 @@ from utils.study import pool, table
 from utils.study.results import result_of
 from utils.study.runs import Run, Study
 from utils.study.table import latex, markdown
-from utils.training import provenance
 
 
 @pytest.fixture
@@ -325,7 +324,7 @@ def test_a_row_of_different_data_is_refused(write_study, tiny_data, tmp_path, ca
     first, second = Study(path).runs
     for run in (first, second):
         pretend(run, [(50.0, 60.0)])
-        made_on = {"data": provenance.fingerprint(data, weak=False), "starts": []}
+        made_on = {"data": fingerprint.fingerprint(data, weak=False), "starts": []}
         (run.folder / "run.json").write_text(json.dumps(made_on))
     assert study_command.main([path]) == EXIT_DONE
 
@@ -337,7 +336,7 @@ def test_a_row_of_different_data_is_refused(write_study, tiny_data, tmp_path, ca
         error = one_line(capsys)
         assert f"other data than what {data} holds now: {files.LABELS}" in error
 
-    made_on["data"] = provenance.fingerprint(data, weak=False)
+    made_on["data"] = fingerprint.fingerprint(data, weak=False)
     (second.folder / "run.json").write_text(json.dumps(made_on))
     shutil.rmtree(data)  # with nothing there to compare with, the seeds are compared with one another
     assert study_command.main([path, "--table"]) == EXIT_USER_ERROR

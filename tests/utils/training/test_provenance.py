@@ -10,7 +10,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import h5py
 import helpers_bad
 import pytest
 import torch
@@ -18,8 +17,7 @@ from conftest import TINY_MODEL
 
 import supv_main
 import weak_main
-from dataset import files
-from utils.base.nested import differences
+from dataset import files, fingerprint
 from utils.recorder import __main__ as recorder_command
 from utils.training import provenance
 
@@ -90,22 +88,17 @@ def test_the_fingerprint_of_the_data(runs, tiny_data):
     order = tiny_data / files.order_file("train")
     assert data[order.name]["sha256"] == hashlib.sha256(order.read_bytes()).hexdigest()
     assert files.NOISY_AUDIO not in data, "the supervised setting doesn't read it"
-    assert files.NOISY_AUDIO in provenance.fingerprint(tiny_data, weak=True)
+    assert files.NOISY_AUDIO in fingerprint.fingerprint(tiny_data, weak=True)
 
 
-def test_a_large_file_is_not_hashed(tiny_data, monkeypatch):
-    monkeypatch.setattr(provenance, "_HASHED_BYTES", (tiny_data / files.VISUAL).stat().st_size - 1)
-    prints = provenance.fingerprint(tiny_data, weak=True)
-    assert "sha256" not in prints[files.VISUAL]
-    assert "sha256" in prints[files.AUDIO]
-
-
-def test_the_fingerprint_sees_one_changed_number(tiny_data, tmp_path):
-    shutil.copytree(tiny_data, tmp_path / "data")
-    with h5py.File(tmp_path / "data" / files.LABELS, "r+") as file:
-        file[files.KEY][0, 0, 0] = 0.5
-    before, after = (provenance.fingerprint(folder, weak=False) for folder in (tiny_data, tmp_path / "data"))
-    assert [what for what, _, _ in differences(before, after, " ")] == [f"{files.LABELS} sha256"]
+def test_a_large_file_that_was_written_since_is_said(train, tiny_data, monkeypatch, capfd):
+    monkeypatch.setattr(fingerprint, "WHOLE", (tiny_data / files.VISUAL).stat().st_size - 1)
+    run = train("written since")
+    (tiny_data / files.VISUAL).touch()
+    capfd.readouterr()
+    train("written since", "--resume", "last", "--n_epoch", "2")
+    assert f"{files.VISUAL} was written or copied since the run began" in capfd.readouterr().out
+    assert len(story(run)["starts"]) == 2
 
 
 def test_going_on_adds_a_start(train):
