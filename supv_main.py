@@ -20,7 +20,6 @@ def main(argv: list[str] | None = None) -> None:
         build_loss(config.model, config.train.loss_weights),
         AVEDataset,
         Localization(network),
-        official_files=("Supervised_model.pth.tar", "*task_Supervised_best_model.pth.tar"),
     )
     run(experiment, config, options, device)
 

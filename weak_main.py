@@ -20,7 +20,6 @@ def main(argv: list[str] | None = None) -> None:
         build_loss(config.model, config.train.loss_weights),
         WeakAVEDataset,
         Localization(network, config.eval.localize, config.eval.threshold),
-        official_files=("WeaklySupervised_model.pth.tar", "*task_WeaklySupervised_best_model.pth.tar"),
     )
     run(experiment, config, options, device)
 

@@ -32,6 +32,7 @@ import supv_main
 import weak_main
 from dataset.synthetic import generate
 from utils.base import checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.config.settings import SUPERVISED, WEAK
 from utils.report import page as report_page
 
@@ -98,7 +99,7 @@ class Soak:
             int(number) for number in re.findall(rf"^epoch (\d+)/{self.epochs} ", output.read_text(), re.MULTILINE)
         ]
         self.reported += len(epochs)
-        held = {path.name: checkpoint.load(path)["epoch"] for path in run.glob("*.pth.tar")}
+        held = {path.name: Checkpoint.load(path).epoch for path in run.glob("*.pth.tar")}
         missing = max(epochs, default=0) - held.get(checkpoint.LAST, 0)
         if missing > 0:
             self.lost += missing

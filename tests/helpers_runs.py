@@ -9,18 +9,20 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from utils.base import checkpoint
+from utils.base.checkpoint import Checkpoint
 
 
 def outcome(folder: Path) -> dict:
     """All that a run leaves, without what a clock measured or where it lay."""
     left = {}
     for name in (checkpoint.LAST, checkpoint.BEST, checkpoint.BEST_VAL):
-        content = checkpoint.load(folder / name)
+        content = vars(Checkpoint.load(folder / name))
+        content.pop("path")
         content["metrics"].pop("seconds", None)
         content["config"]["train"].pop("snapshot_pref")
         content["config"]["train"].pop("save_every_minutes")
         content["config"]["data"].pop("placement")
-        if "training" in content:
+        if content["training"] is not None:
             content["training"]["position"].pop("seconds")
         left[name] = content
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

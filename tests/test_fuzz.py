@@ -41,14 +41,14 @@ from dataset.check.folder import check_folder
 from dataset.labels import clip_labels_from_annotations, labels_from_annotations
 from model import build_loss, build_model
 from model.localization import Localization
-from utils.base import checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import UserError
 from utils.config import command_line
 from utils.config import files as config_files
 from utils.config import settings as config_settings
 from utils.config.settings import SUPERVISED
+from utils.evaluation.weights import load_weights
 from utils.training import loop
-from utils.training import run as training_run
 from utils.training.record import Spectator
 
 INPUTS = int(os.environ.get("CMBS_FUZZ_INPUTS", "2000"))
@@ -223,46 +223,44 @@ def network() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def setup(network, tiny_data) -> tuple[config_settings.Config, training_run.Experiment, Callable[[], loop.Training]]:
-    """A config, its experiment, and how to make a training of it."""
+def setup(network) -> tuple[config_settings.Config, Callable[[], loop.Training]]:
+    """A config, and how to make a training of it."""
     model = {"name": SUPERVISED, **TINY_MODEL, "d_model": 4, "video_inputdim": 8, "audio_inputdim": 4}
     config = config_files.build({"model": model}, "test")
     localization = Localization(network)
     loss = build_loss(config.model)
-    whole = training_run.Experiment(network, loss, AVEDataset, localization, ())
 
     def make() -> loop.Training:
         return loop.Training(
             network, loss, localization, {"train": SimpleNamespace(in_blocks=False)}, config, Spectator(Path("nowhere"))
         )
 
-    return config, whole, make
+    return config, make
 
 
 @pytest.fixture(scope="module")
 def good(setup, network, folder) -> dict[str, Any]:
     """The content of a checkpoint as training writes it."""
-    config, _, make = setup
+    config, make = setup
     training = make()
     network(torch.rand(1, 4, 2, 2, 8), torch.rand(1, 4, 4)).event_logits.sum().backward()
     training.optimizer.step()
     training.position.best = {"test": {"epoch": 1, "val_accuracy": 50.0, "test_accuracy": 50.0}}
-    content = {
-        "config": config.model_dump(), "network": network.state_dict(), "epoch": 1, "metrics": {"epoch": 1},
-        "localization": training.localization.state(), "training": training.state(),
-    }  # fmt: skip
-    states = content["training"]["optimizer"]["state"]
+    content = Checkpoint(
+        network.state_dict(), config=config.model_dump(), epoch=1, metrics={"epoch": 1},
+        localization=training.localization.state(), training=training.state(),
+    )  # fmt: skip
+    states = content.training["optimizer"]["state"]
     for index in list(states)[3:]:  # three of them are as good as all, and quicker
         del states[index]
-    checkpoint.save(folder / "good.pth.tar", content)
+    content.save(folder / "good.pth.tar")
     return torch.load(folder / "good.pth.tar", weights_only=True)
 
 
 @pytest.fixture(scope="module")
 def small(folder) -> bytes:
     """A checkpoint of few bytes, so that a random one is often not a weight's."""
-    content = {"config": {"a": 1}, "network": {"w": torch.arange(6.0)}, "epoch": 1, "metrics": {}}
-    checkpoint.save(folder / "small.pth.tar", content)
+    Checkpoint({"w": torch.arange(6.0)}, config={"a": 1}, epoch=1).save(folder / "small.pth.tar")
     return (folder / "small.pth.tar").read_bytes()
 
 
@@ -286,10 +284,10 @@ def test_checkpoint_with_bytes_flipped_cut_or_inserted(folder, small, flips, cut
     if cut is not None:
         content = content[: int(cut * len(content))]
     path.write_bytes(content)
-    whole = torch.load(io.BytesIO(small), weights_only=True)
+    whole = vars(Checkpoint.load(folder / "small.pth.tar")) | {"path": path}
     with harmless("checkpoint bytes", folder):
         # What still loads is what was saved: the change was in bytes that hold nothing.
-        assert difference(checkpoint.load(path), whole) is None
+        assert difference(vars(Checkpoint.load(path)), whole) is None
 
 
 _anything = st.one_of(
@@ -300,8 +298,8 @@ _anything = st.one_of(
 
 
 @fuzz(0.08, number=st.floats(0, 1, exclude_max=True), new=_anything)
-def test_checkpoint_with_one_thing_changed(folder, setup, good, number, new):
-    config, whole, make = setup
+def test_checkpoint_with_one_thing_changed(folder, setup, network, good, number, new):
+    config, make = setup
     there = places(good)
     place = there[int(number * len(there))]
     path = folder / "changed.pth.tar"
@@ -311,9 +309,9 @@ def test_checkpoint_with_one_thing_changed(folder, setup, good, number, new):
         return
     generators = torch.get_rng_state()
     with harmless("checkpoint content", folder):
-        content = training_run._load_weights(whole, config, path)
-        if content.get("training") is not None:
-            make().restore(content["training"])
+        content = load_weights(network, path, config.model)
+        if content.training is not None:
+            make().restore(content.training)
     torch.set_rng_state(generators)
 
 
@@ -330,7 +328,7 @@ def test_checkpoint_of_any_pickle(folder, small, code, after, protocol, zipped):
     else:
         path.write_bytes(content)
     with harmless("pickle", folder, canary):
-        checkpoint.load(path)
+        Checkpoint.load(path)
 
 
 # --- Annotations ---

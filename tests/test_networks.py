@@ -14,7 +14,7 @@ import weak_main
 from dataset.ave import AVEDataset
 from model import NETWORKS, build_loss, build_model
 from model.official import to_official
-from utils.base import checkpoint
+from utils.base.checkpoint import LAST, Checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR
 from utils.config import files as config_files
 
@@ -39,7 +39,7 @@ def test_trains_goes_on_and_is_evaluated(name, tiny_config, tmp_path):
     assert main.main(arguments) == EXIT_DONE
     assert main.main([*arguments, "--n_epoch", "2", "--resume", "last"]) == EXIT_DONE
     run = tmp_path / "run"
-    assert checkpoint.load(run / checkpoint.LAST)["epoch"] == 2
+    assert Checkpoint.load(run / LAST).epoch == 2
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
     terms = {*build_loss({"name": name}).weights, "total"}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from model.official import avel, cace, cmbs, cmran, psp
 from model.official.format import PREFIX, Format
 
-__all__ = ["PREFIX", "load_official", "to_official"]
+__all__ = ["PREFIX", "load_official", "released_files", "to_official"]
 
 FORMATS: dict[type[nn.Module], Format] = {
     **cmbs.FORMATS,
@@ -45,3 +45,8 @@ def to_official(network: nn.Module) -> dict[str, Tensor]:
     settings leave a part of the authors' network out.
     """
     return FORMATS[type(network)].export(network)
+
+
+def released_files(network: nn.Module) -> tuple[str, ...]:
+    """Patterns of the names that files with this network's weights by its authors go by."""
+    return FORMATS[type(network)].files

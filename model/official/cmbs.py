@@ -84,6 +84,15 @@ UNUSED_IN_ENCODERS = {
 UNUSED = {**UNUSED_IN_ENCODERS, "spatial_channel_att.ave_bottleneck.": "spatial_channel_att.affine_video_ave."}
 
 FORMATS = {
-    SupervisedCMBS: Format(SUPERVISED, {**UNUSED, "video_norm.": "AVInter.norm1.", "audio_norm.": "AVInter.norm1."}),
-    WeaklySupervisedCMBS: Format(_WEAK, {**UNUSED, "classifier.": "audio_gated.0."}, convolutions=("CAS_model.",)),
+    SupervisedCMBS: Format(
+        SUPERVISED,
+        {**UNUSED, "video_norm.": "AVInter.norm1.", "audio_norm.": "AVInter.norm1."},
+        files=("Supervised_model.pth.tar", "*task_Supervised_best_model.pth.tar"),
+    ),
+    WeaklySupervisedCMBS: Format(
+        _WEAK,
+        {**UNUSED, "classifier.": "audio_gated.0."},
+        convolutions=("CAS_model.",),
+        files=("WeaklySupervised_model.pth.tar", "*task_WeaklySupervised_best_model.pth.tar"),
+    ),
 }

@@ -20,12 +20,14 @@ class Format(NamedTuple):
         names and shapes.
     unused_shapes: authors' key, of tensors never used that are like no used one -> its shape, at the authors' sizes.
     convolutions: those of `used` whose weights are a 1x1 convolution's there, and a linear layer's, their equal, here.
+    files: patterns of the names that released files go by.
     """
 
     used: Mapping[str, str]
     unused: Mapping[str, str]
     unused_shapes: Mapping[str, tuple[int, ...]] = {}
     convolutions: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def load(self, network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         """Load an authors' state_dict; see `model.official.load_official`."""

@@ -19,6 +19,7 @@ from model.cmbs import WeaklySupervisedCMBS, WeakOutput
 from model.interface import Explanation
 from model.localization import RULES, Localization, otsu_threshold
 from utils.base import checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR
 from utils.evaluation.evaluate import choose_threshold
 
@@ -212,11 +213,11 @@ def test_a_checkpoint_remembers_its_threshold(tiny_config, tmp_path, capsys):
     config = tiny_config("weak_main_model", eval={"localize": "relative"})
     assert weak_main.main(["--config", str(config), "--gpu", "cpu"]) == EXIT_DONE
     run = tmp_path / "run"
-    best = checkpoint.load(run / checkpoint.BEST)
-    assert best["localization"]["localize"] == "relative"
+    best = Checkpoint.load(run / checkpoint.BEST)
+    assert best.localization["localize"] == "relative"
     trained = json.loads((run / "eval-test" / "metrics.json").read_text())
-    assert trained["accuracy"] == pytest.approx(best["metrics"]["test_accuracy"])
-    assert (trained["localize"], trained["threshold"]) == ("relative", best["localization"]["threshold"])
+    assert trained["accuracy"] == pytest.approx(best.metrics["test_accuracy"])
+    assert (trained["localize"], trained["threshold"]) == ("relative", best.localization["threshold"])
     assert "clip labels only" in trained["reading"]
 
     # Another rule for the same weights: no threshold is stored for it, so one is chosen.
@@ -256,10 +257,10 @@ def test_a_run_that_goes_on_keeps_its_threshold(tiny_config, tmp_path):
     arguments = ["--config", str(config), "--gpu", "cpu"]
     assert weak_main.main(arguments) == EXIT_DONE
     best = tmp_path / "run" / checkpoint.BEST
-    localization = checkpoint.load(best)["localization"]
+    localization = Checkpoint.load(best).localization
     best.unlink()
     assert weak_main.main([*arguments, "--resume", "last"]) == EXIT_DONE
-    assert checkpoint.load(best)["localization"] == localization
+    assert Checkpoint.load(best).localization == localization
 
 
 def test_a_checkpoint_of_an_older_version_keeps_its_threshold(tiny_config, tmp_path):

@@ -1,51 +1,136 @@
 """Checkpoints: written whole or not at all, read without running any code that a file may hold.
 
-A file of ours is a dict: "format", "config" (all sections), "network" (state_dict), "epoch" (epochs done),
-"metrics" (of that epoch), "localization" (how its output becomes segments, and the threshold chosen for that)
-and, in `last.pth.tar` only, "training": all else that going on needs. The authors' files are a bare
-state_dict (see `model.official`).
+A file of ours is a dict: "format", and the fields of `Checkpoint` that its class says. Anybody else's file is weights,
+in one of the wrappers of `utils.base.state_dicts`, with the names of our network or those of its authors
+(`model.official`).
 """
 
 from __future__ import annotations
 
+import argparse
 import io
+import logging
 import os
 import pickle
 import pickletools
 import warnings
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from utils.base.atomic import atomic_path
 from utils.base.errors import UserError
+from utils.base.state_dicts import find_weights, require_dense
 from utils.base.text import require_file
 
 FORMAT = "cmbs-1"
 LAST, BEST, BEST_VAL = "last.pth.tar", "best.pth.tar", "best-val.pth.tar"
 
-
-def save(path: str | os.PathLike, content: dict[str, Any]) -> None:
-    """Write a checkpoint of ours: the file at `path` is replaced only once the new one is whole.
-
-    Raises UserError when the disk is full or the folder can't be written; the older file stays.
-    """
-    # torch's own writer to a file hides the operating system's reason when the disk is full.
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **content}, buffer)
-    with atomic_path(path) as part:
-        # Not getbuffer(): a write that fails leaves its view in the traceback, and Python 3.12 crashes on freeing it.
-        part.write_bytes(buffer.getvalue())
+_log = logging.getLogger(__name__)
 
 
-def load(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a checkpoint, ours or the authors' (tell them apart with `is_ours`), onto the CPU.
+@dataclass
+class Checkpoint:
+    """A network's weights, and what is known of them: of a file that isn't ours, nothing else."""
 
-    Raises UserError that says what the file is instead: missing, truncated, with code in it, or no checkpoint.
-    """
-    path = Path(path)
+    network: dict[str, Tensor]  # the weights, a state_dict
+    config: dict[str, Any] | None = None  # all sections of the config that they were trained with; None: not ours
+    epoch: int | None = None  # epochs done
+    metrics: dict[str, Any] = field(default_factory=dict)  # of that epoch
+    localization: dict[str, Any] = field(default_factory=dict)  # how outputs become segments, by which threshold
+    data: dict[str, Any] | None = None  # fingerprint of the data that they were trained on
+    categories: list[str] | None = None  # names of the categories, by index
+    training: dict[str, Any] | None = None  # all else that going on needs; in `last.pth.tar` only
+    path: Path | None = None  # the file that it was read from
+
+    @property
+    def ours(self) -> bool:
+        """Whether this project wrote it."""
+        return self.config is not None
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write it: the file at `path` is replaced only once the new one is whole.
+
+        Raises UserError when the disk is full or the folder can't be written; the older file stays.
+        """
+        content = {name: getattr(self, name) for name in _SAVED if getattr(self, name) is not None}
+        # torch's own writer to a file hides the operating system's reason when the disk is full.
+        buffer = io.BytesIO()
+        torch.save({"format": FORMAT, **content}, buffer)
+        with atomic_path(path) as part:
+            # Not getbuffer(): a write that fails leaves its view in the traceback, and Python 3.12 crashes freeing it.
+            part.write_bytes(buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Checkpoint:
+        """Read a checkpoint, ours or anybody's, onto the CPU. Says in the log what else in the file is passed over.
+
+        Raises UserError that says what the file is instead: missing, truncated, with code in it, or no checkpoint.
+        """
+        path = Path(path)
+        content = _read(path)
+        try:
+            if _is_ours(content):
+                return cls(**_our_fields(content), path=path)
+            weights, passed = find_weights(content)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
+        if passed:
+            more = f" and {len(passed) - 8} more" if len(passed) > 8 else ""
+            _log.info(f"{path}: only its weights are read; passed over: {', '.join(passed[:8])}{more}")
+        return cls(weights, path=path)
+
+
+_SAVED = tuple(part.name for part in fields(Checkpoint) if part.name != "path")
+_RENAMED = {"reading": "localization"}  # of earlier versions
+# What each must be; those without a default have always been there.
+_KINDS = {"network": dict, "config": dict, "epoch": int, "metrics": dict}
+_LATER = {"localization": dict, "data": dict, "categories": list, "training": dict}
+
+
+def _is_ours(content: Mapping[Any, Any]) -> bool:
+    return "format" in content and ({"config", "network"} <= content.keys() or content["format"] == FORMAT)
+
+
+def _our_fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a checkpoint of ours from what its file holds. Raises ValueError where one is damaged."""
+    if content["format"] != FORMAT:
+        raise ValueError(f"has the format {content['format']!r}, which this version doesn't know ({FORMAT})")
+    named = {_RENAMED.get(key, key): value for key, value in content.items()}
+    for name, kind in {**_KINDS, **{name: kind for name, kind in _LATER.items() if name in named}}.items():
+        if not isinstance(named.get(name), kind):
+            raise ValueError(f"is damaged: its {name!r} is not there; use another checkpoint of the run")
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in named["network"].items()):
+        raise ValueError("is damaged: its 'network' is no state_dict; use another checkpoint of the run")
+    if not all(isinstance(name, str) for name in named.get("categories", [])):
+        raise ValueError("is damaged: its 'categories' are not names; use another checkpoint of the run")
+    require_dense([named["network"], named.get("training")])
+    return {name: named[name] for name in _SAVED if name in named}
+
+
+def _harmless() -> list[Any]:
+    """What may lie beside weights besides what torch allows: NumPy's numbers, and the options of a command line."""
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    modules = ("numpy._core.multiarray", "numpy.core.multiarray")  # of NumPy 2 and 1
+    kinds = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"
+    return [
+        *((scalar, f"{module}.scalar") for module in modules),
+        *((array, f"{module}._reconstruct") for module in modules),
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(kind)) for kind in kinds},
+        argparse.Namespace,
+    ]
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    """What a file holds, without running any of it."""
     if path.is_dir():
         raise UserError(f"{path}: is a folder, not a checkpoint; name the file in it, such as {path / BEST}")
     require_file(path, "checkpoint", "`--resume` takes a file, or last for the run's own")
@@ -57,7 +142,8 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         _check_sums(path, head)
-        with warnings.catch_warnings(action="ignore"):  # advice on how to load unsafely
+        # The warnings are advice on how to load unsafely.
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_harmless()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise UserError(f"{path}: claims to be larger than memory; it is damaged, or not a checkpoint") from None
@@ -65,29 +151,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path}: {_why_unreadable(path, size, head, error)}") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
-    if is_ours(content):
-        if "reading" in content:
-            content["localization"] = content.pop("reading")  # its old name
-        _check_ours(path, content)
-    elif not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items()):
-        raise UserError(f"{path}: is neither a checkpoint of this project nor one of the authors'")
     return content
-
-
-def is_ours(content: dict[str, Any]) -> bool:
-    """Whether `load` returned a checkpoint of this project, not one of the authors'."""
-    return "format" in content
-
-
-def _check_ours(path: Path, content: dict[str, Any]) -> None:
-    if content["format"] != FORMAT:
-        raise UserError(f"{path}: has the format {content['format']!r}, which this version doesn't know ({FORMAT})")
-    wanted = {"config": dict, "network": dict, "epoch": int, "metrics": dict}
-    if "localization" in content:  # older checkpoints have none
-        wanted["localization"] = dict
-    for key, kind in wanted.items():
-        if not isinstance(content.get(key), kind):
-            raise UserError(f"{path}: is damaged: its {key!r} is not there; use another checkpoint of the run")
 
 
 def _check_sums(path: Path, head: bytes) -> None:

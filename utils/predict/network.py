@@ -9,16 +9,14 @@ import torch
 from torch import nn
 
 from dataset import files, labels
-from model import NETWORKS, build_model, network_settings
-from model.interface import begin_epoch
+from model import NETWORKS
 from model.localization import Localization
-from model.official import PREFIX, load_official
 from model.settings import NetworkSettings
-from utils.base import checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import UserError
-from utils.config import files as config_files
-from utils.config.settings import SUPERVISED, WEAK, DataSettings
+from utils.config.settings import DataSettings
 from utils.evaluation import results
+from utils.evaluation.weights import config_of, network_of
 
 # Of the features that are made of videos: VGG-19's grid of cells [H, W, Dv], and VGGish's length.
 _VISUAL, _AUDIO = (7, 7, 512), (128,)
@@ -43,38 +41,22 @@ def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
 
     Raises UserError when a file is none or doesn't fit, and where videos give features that the network can't take.
     """
-    content = checkpoint.load(path)
-    if checkpoint.is_ours(content):
-        config = config_files.build_stored(content["config"], source=f"{path}, its config")
-        settings, root = config.model, config.data.folder
-        network = build_model(settings)
-        try:
-            network.load_state_dict(content["network"])
-        except (RuntimeError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: its weights are damaged ({error}); use another checkpoint of the run") from error
-        begin_epoch(network, max(content["epoch"], 1), config.train.n_epoch)
-        state = content.get("localization", {})
-    else:
-        # Only the supervised network has LSTMs.
-        supervised = any(key.removeprefix(PREFIX).startswith("audio_visual_rnn_layer.") for key in content)
-        settings, root = network_settings({"name": SUPERVISED if supervised else WEAK}), DataSettings().folder
-        network, state = build_model(settings), {}
-        try:
-            load_official(network, content)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
+    checkpoint = Checkpoint.load(path)
+    network, settings = network_of(checkpoint)
+    root = config_of(checkpoint).data.folder if checkpoint.ours else DataSettings().folder
+    state = checkpoint.localization
     source = path
     if evaluation is not None:
         if NETWORKS[settings.name].supervision == "full":
             raise UserError("--localization is for a weakly supervised network; this one learned where events are")
-        state, source = _evaluated_with(evaluation, path, content.get("epoch")), evaluation / results.METRICS
+        state, source = _evaluated_with(evaluation, path, checkpoint.epoch), evaluation / results.METRICS
     try:
         localization = Localization.of_state(network, state)
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
     network.eval()
     _try(network, settings, localization, path)
-    return Loaded(network, localization, settings.categories, content.get("categories"), root)
+    return Loaded(network, localization, settings.categories, checkpoint.categories, root)
 
 
 def _evaluated_with(folder: Path, checkpoint: Path, epoch: int | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset import fingerprint
-from utils.base import checkpoint
+from utils.base.checkpoint import BEST, BEST_VAL, LAST, Checkpoint
 from utils.base.errors import UserError
 from utils.config import files as config_files
 from utils.evaluation.protocols import Chosen, best_epochs, read_epochs
@@ -20,7 +20,7 @@ from utils.study.runs import Run
 from utils.training import provenance
 
 # The weights of the epoch that a split chose: "test" by the authors' protocol, "val" by the validation protocol.
-WEIGHTS = {"test": checkpoint.BEST, "val": checkpoint.BEST_VAL}
+WEIGHTS = {"test": BEST, "val": BEST_VAL}
 
 
 class Result(NamedTuple):
@@ -152,7 +152,7 @@ def evaluated_accuracy(run: Run, split: str) -> float | None:
 
 def _saved_epochs(folder: Path) -> list[dict[str, Any]]:
     """The epochs of a run that `last.pth.tar` holds: a kill may leave a line of one that was never saved."""
-    last = folder / checkpoint.LAST
+    last = folder / LAST
     saved = _epoch_of(last) if last.exists() else None  # None: deleted, by somebody who won't go on
     return [epoch for epoch in read_epochs(folder) if saved is None or epoch["epoch"] <= saved]
 
@@ -165,7 +165,7 @@ def _epoch_of(path: Path) -> int:
 
 @functools.lru_cache(maxsize=1000)
 def _read_epoch(path: Path, *_version: int) -> int:
-    content = checkpoint.load(path)
-    if not checkpoint.is_ours(content):
+    checkpoint = Checkpoint.load(path)
+    if not checkpoint.ours:
         raise UserError(f"{path}: is not a checkpoint of a run of this project; move it away")
-    return content["epoch"]
+    return checkpoint.epoch

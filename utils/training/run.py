@@ -20,20 +20,20 @@ from dataset.labels import clip_names
 from dataset.loading import PLACEMENTS, Batches, Shard, fitting_placement, make_batches
 from dataset.synthetic import generate
 from dataset.trivial import leaked_clips, trivial_accuracies
-from model.interface import begin_epoch
 from model.localization import Localization
-from model.official import load_official
-from utils.base import checkpoint, processes
+from utils.base import processes
+from utils.base.checkpoint import BEST, LAST, Checkpoint
 from utils.base.devices import choose_device, dtype_of, named_gpus
 from utils.base.errors import UserError
 from utils.base.memory import keep_freed_memory
-from utils.base.paths import config_path, project_path
+from utils.base.paths import config_path
 from utils.config import files as config_files
 from utils.config.command_line import Options
-from utils.config.settings import MAINS, Config, DataSettings
+from utils.config.settings import Config, DataSettings
 from utils.evaluation import protocols, results
 from utils.evaluation.evaluate import Evaluation, accuracy, check_localization, choose_threshold, evaluate
 from utils.evaluation.metrics import detailed
+from utils.evaluation.weights import config_of, find_checkpoint, load_weights, named_checkpoint
 from utils.training import launching, provenance
 from utils.training.loop import fit
 from utils.training.randomness import seed_everything, seed_process
@@ -50,7 +50,6 @@ class Experiment(NamedTuple):
     loss: nn.Module
     dataset: type[AVEDataset]
     localization: Localization  # how an output becomes segments
-    official_files: tuple[str, ...]  # names that the authors' checkpoint of this setting goes by
 
 
 def begin(config: Config, options: Options) -> torch.device:
@@ -80,9 +79,12 @@ def run(experiment: Experiment, config: Config, options: Options, device: torch.
     experiment.network.to(device, dtype_of(config.train.precision))
     with processes.ending_together():
         # Files are looked for, and checkpoints read, by the first process alone: only its machine may have them.
-        path = processes.from_first(lambda: _named_checkpoint(config, options))
+        run_folder = config.train.folder
+        path = processes.from_first(lambda: named_checkpoint(options.resume, run_folder))
         if options.evaluate:
-            path = path or processes.from_first(lambda: _find_checkpoint(experiment, config))
+            path = processes.from_first(
+                lambda: find_checkpoint(options.resume, run_folder, experiment.network, config.supervision)
+            )
             _test(experiment, config, options, device, path)
         else:
             _train(experiment, config, options, device, path)
@@ -92,12 +94,12 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
     network, dtype = experiment.network, dtype_of(config.train.precision)
     state = None
     if path is not None:
-        content = _load_weights(experiment, config, path)
-        state = content.get("training")
+        checkpoint = load_weights(network, path, config.model)
+        state = checkpoint.training
         if state is None:
             _log.info(f"{path} holds weights only: a new run starts from them, in {config.train.folder}")
         else:
-            config = processes.from_first(lambda: _config_to_go_on(config, options, content, path))
+            config = processes.from_first(lambda: _config_to_go_on(config, options, checkpoint))
     folder = config.train.folder
     weak = issubclass(experiment.dataset, WeakAVEDataset)
     splits = _splits_to_train(config.data.folder)
@@ -116,7 +118,7 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
         seed_process(config.train.seed)
         if state is not None:
             training.restore(state)
-            experiment.localization.restore(content.get("localization", {}))
+            experiment.localization.restore(checkpoint.localization)
             _check_goes_on(training.position, config, path)
             _log.info(f"going on after {training.position} of {path}")
         done = training.position
@@ -138,7 +140,7 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
             _log.info(line)
     finally:
         recorder.close()
-    _test(experiment, config, options, device, folder / checkpoint.BEST)
+    _test(experiment, config, options, device, folder / BEST)
 
 
 def _splits_to_train(root: Path) -> tuple[str, ...]:
@@ -150,17 +152,17 @@ def _splits_to_train(root: Path) -> tuple[str, ...]:
     return tuple(split for split in files.SPLITS if split != "val")
 
 
-def _config_to_go_on(config: Config, options: Options, content: dict[str, Any], path: Path) -> Config:
+def _config_to_go_on(config: Config, options: Options, checkpoint: Checkpoint) -> Config:
     """The config of a run that goes on from a checkpoint: in its folder. Raises UserError for one that can't."""
-    _check_same_run(config, content, path)
-    folder = path.parent
+    _check_same_run(config, checkpoint)
+    path, folder = checkpoint.path, checkpoint.path.parent
     if "train.snapshot_pref" in options.named and config.train.folder.resolve() != folder.resolve():
         raise UserError(
             f"--resume {path} goes on in its own folder, but --snapshot_pref names {config.train.folder}; leave one out"
         )
-    if path.name != checkpoint.LAST and (folder / checkpoint.LAST).exists():
+    if path.name != LAST and (folder / LAST).exists():
         raise UserError(
-            f"{path}: going on from it would overwrite {folder / checkpoint.LAST}; go on from that one "
+            f"{path}: going on from it would overwrite {folder / LAST}; go on from that one "
             f"(--resume last), or copy this one to a folder of its own"
         )
     return config.model_copy(update={"train": config.train.model_copy(update={"snapshot_pref": config_path(folder)})})
@@ -175,8 +177,8 @@ def _check_goes_on(position: Position, config: Config, path: Path) -> None:
 
 
 def _test(experiment: Experiment, config: Config, options: Options, device: torch.device, path: Path) -> None:
-    content = _load_weights(experiment, config, path)
-    _set_threshold(experiment, config, content, device)
+    checkpoint = load_weights(experiment.network, path, config.model)
+    _set_threshold(experiment, config, checkpoint, device)
     split = config.eval.split
     require_trainable(config.data.folder, weak=False, splits=(split,))
     dataset = AVEDataset(config.data.folder, split, dtype_of(config.train.precision))
@@ -200,7 +202,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         "reading": experiment.localization.description,
         **experiment.localization.state(),
         "checkpoint": config_path(path),
-        "epoch": content.get("epoch") if checkpoint.is_ours(content) else None,
+        "epoch": checkpoint.epoch,
         "data_root": config.data.root,
         "generated": (config.data.folder / files.GENERATED).exists(),
     }
@@ -209,13 +211,13 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
     folder = Path(options.output or path.parent / f"eval-{split}")
     if processes.rank() == 0:
         names = clip_names(config.data.folder, dataset.categories)
-        metrics["protocols"] = protocols.protocols(path.parent) if checkpoint.is_ours(content) else None
+        metrics["protocols"] = protocols.protocols(path.parent) if checkpoint.ours else None
         metrics |= detailed(result, names.categories)
         results.write(folder, metrics, result, dataset.rows, names)
         from utils.report import page as report_page  # only now: what draws figures takes a second to import
 
         report_page.write(folder)
-    chosen = f", epoch {content['epoch']}" if checkpoint.is_ours(content) else ""
+    chosen = f", epoch {checkpoint.epoch}" if checkpoint.ours else ""
     _log.info(f"{path}{chosen}: {split} accuracy {result.accuracy:.2f} % over {metrics['clips']} clips "
               f"({metrics['segments']} segments); {experiment.localization.description}")  # fmt: skip
     if config.eval.exclude_leaked:
@@ -243,10 +245,10 @@ def _without_leaked(dataset: AVEDataset, result: Evaluation) -> dict[str, Any]:
     }
 
 
-def _set_threshold(experiment: Experiment, config: Config, content: dict[str, Any], device: torch.device) -> None:
+def _set_threshold(experiment: Experiment, config: Config, checkpoint: Checkpoint, device: torch.device) -> None:
     """Give the localization its threshold: the checkpoint's, else one chosen on the training split."""
     localization = experiment.localization
-    localization.restore(content.get("localization", {}) if checkpoint.is_ours(content) else {})
+    localization.restore(checkpoint.localization)
     if localization.chooses and localization.threshold is None:
         _log.info("the checkpoint holds no threshold for this localization: choosing one on the training split")
         dataset = experiment.dataset(config.data.folder, "train", dtype_of(config.train.precision))
@@ -280,64 +282,8 @@ def generate_once(settings: DataSettings) -> None:
         generate.generate(settings.folder, generate.Settings(**settings.generate.model_dump()))
 
 
-def _named_checkpoint(config: Config, options: Options) -> Path | None:
-    """The checkpoint that --resume names, if any; "last" is the run folder's own."""
-    if options.resume is None:
-        return None
-    if options.resume != "last":
-        return Path(options.resume)
-    path = config.train.folder / checkpoint.LAST
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint, so no run to go on with; start one without --resume last")
-    return path
-
-
-def _find_checkpoint(experiment: Experiment, config: Config) -> Path:
-    """What to evaluate when nothing is named: the run's best, else the authors' file there, or right in Exps/."""
-    run_folder = config.train.folder
-    if (run_folder / checkpoint.BEST).exists():
-        return run_folder / checkpoint.BEST
-    for folder in (run_folder, project_path("Exps")):
-        for pattern in experiment.official_files:
-            found = sorted(folder.glob(pattern))
-            if found:
-                return found[0]
-    script = MAINS[config.supervision].replace("main.py", "train.sh")
-    raise UserError(
-        f"{run_folder}: no checkpoint to evaluate; train one with `bash {script}`, fetch the authors' with "
-        f"`python -m dataset.download --checkpoints`, or name one with --resume FILE"
-    )
-
-
-def _load_weights(experiment: Experiment, config: Config, path: Path) -> dict[str, Any]:
-    """Load a checkpoint of either kind into the network; returns its content."""
-    content = processes.from_first(lambda: checkpoint.load(path))
-    if not checkpoint.is_ours(content):
-        try:
-            load_official(experiment.network, content)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
-        return content
-    theirs = config_files.build_stored(content["config"], source=f"{path}, its config")
-    if theirs.supervision != config.supervision:
-        main = MAINS[theirs.supervision]
-        raise UserError(f"{path}: is a checkpoint of the other setting ({theirs.model.name}); {main} reads it")
-    differing = [line for line in config_files.difference(config, theirs) if line.startswith("model.")]
-    if differing:
-        raise UserError(
-            f"{path}: holds another network than the config describes: {'; '.join(differing)}; "
-            f"name the config it was trained with by --config"
-        )
-    try:
-        experiment.network.load_state_dict(content["network"])
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: its weights are damaged ({error}); use another checkpoint of the run") from error
-    begin_epoch(experiment.network, max(content["epoch"], 1), theirs.train.n_epoch)
-    return content
-
-
-def _check_same_run(config: Config, content: dict[str, Any], path: Path) -> None:
-    theirs = config_files.build_stored(content["config"], source=f"{path}, its config")
+def _check_same_run(config: Config, checkpoint: Checkpoint) -> None:
+    path, theirs = checkpoint.path, config_of(checkpoint)
     differing = config_files.difference(config, theirs, may_differ=["no"])
     if differing:
         raise UserError(

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dataset.loading import Batch, Batches
 from model.localization import Localization
-from utils.base import checkpoint, processes
+from utils.base import processes
+from utils.base.checkpoint import BEST, BEST_VAL, LAST, Checkpoint
 from utils.base.devices import autocast
 from utils.base.errors import UserError
 from utils.config.settings import Config
@@ -133,7 +134,7 @@ class Training:
     def save(self, metrics: dict[str, Any]) -> None:
         """Write `last.pth.tar`. What the run has recorded so far is on the disk before."""
         self.recorder.flush()
-        self._write(checkpoint.LAST, metrics, training=self.state())
+        self._write(LAST, metrics, training=self.state())
         self.saved_at = time.monotonic()
 
     def save_best(self, mend: bool = False) -> None:
@@ -142,23 +143,23 @@ class Training:
         This comes after `last.pth.tar`, which names the best epochs. A run that was killed between the two does it
         when it goes on: `mend` writes only what isn't there.
         """
-        for split, name in (("test", checkpoint.BEST), ("val", checkpoint.BEST_VAL)):
+        for split, name in (("test", BEST), ("val", BEST_VAL)):
             best = self.position.best.get(split)
             if best is None or best["epoch"] != self.position.epoch:
                 continue
             if not (mend and _epoch_in(self.recorder.folder / name) == self.position.epoch):
                 self._write(name, best)
 
-    def _write(self, name: str, metrics: dict[str, Any], **more: Any) -> None:
-        content = {
-            "config": self.config.model_dump(),
-            "network": self.network.state_dict(),
-            "epoch": self.position.epoch,
-            "metrics": metrics,
-            "localization": self.localization.state(),
-        }
+    def _write(self, name: str, metrics: dict[str, Any], training: dict[str, Any] | None = None) -> None:
         if processes.rank() == 0:
-            checkpoint.save(self.recorder.folder / name, content | more)
+            Checkpoint(
+                network=self.network.state_dict(),
+                config=self.config.model_dump(),
+                epoch=self.position.epoch,
+                metrics=metrics,
+                localization=self.localization.state(),
+                training=training,
+            ).save(self.recorder.folder / name)
 
     def save_due(self) -> bool:
         """Whether `save_every_minutes` have passed since the last save, by any process's clock."""
@@ -169,7 +170,7 @@ class Training:
 def _epoch_in(path: Path) -> int | None:
     """The epoch of a checkpoint of ours; None where there is no good one."""
     try:
-        return checkpoint.load(path).get("epoch")
+        return Checkpoint.load(path).epoch
     except UserError:
         return None
 

@@ -27,6 +27,7 @@ from dataset import files
 from dataset.arrays import read_order
 from model.cmbs import SupervisedCMBS
 from utils.base import atomic, checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import UserError
 from utils.config.settings import SUPERVISED
 from utils.evaluation import evaluate
@@ -58,17 +59,17 @@ def saved(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_is_saved_is_loaded(tmp_path):
-    checkpoint.save(tmp_path / "x.pth.tar", CONTENT)
-    loaded = checkpoint.load(tmp_path / "x.pth.tar")
-    assert torch.equal(loaded["network"]["w"], CONTENT["network"]["w"])
-    assert loaded["epoch"] == 3
+    Checkpoint(**CONTENT).save(tmp_path / "x.pth.tar")
+    loaded = Checkpoint.load(tmp_path / "x.pth.tar")
+    assert torch.equal(loaded.network["w"], CONTENT["network"]["w"])
+    assert loaded.epoch == 3
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
 def test_the_older_file_stays_when_the_new_one_cannot_be_written(function, code, tmp_path, monkeypatch):
     path = tmp_path / "x.pth.tar"
-    checkpoint.save(path, CONTENT)
+    Checkpoint(**CONTENT).save(path)
     before = path.read_bytes()
 
     def refused(*args):
@@ -77,7 +78,7 @@ def test_the_older_file_stays_when_the_new_one_cannot_be_written(function, code,
     with monkeypatch.context() as patch:
         patch.setattr(atomic.os, function, refused)
         with pytest.raises(UserError, match="could not be written"):
-            checkpoint.save(path, CONTENT | {"epoch": 4})
+            Checkpoint(**CONTENT | {"epoch": 4}).save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -88,7 +89,7 @@ def test_a_failed_save_leaves_no_view_of_its_buffer(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "io", SimpleNamespace(BytesIO=lambda: buffer))
     (tmp_path / "folder").write_bytes(b"in the way")
     with pytest.raises(UserError) as kept:
-        checkpoint.save(tmp_path / "folder" / "x.pth.tar", CONTENT)
+        Checkpoint(**CONTENT).save(tmp_path / "folder" / "x.pth.tar")
     assert kept.value.__cause__ is not None
     buffer.close()  # raises BufferError while a view of it lives
 
@@ -131,12 +132,12 @@ def test_a_full_disk_ends_the_run_with_the_last_good_checkpoint(moment, train, t
     error = capfd.readouterr().err
     assert "could not be written" in error
     assert error.count("\n") == 1
-    content = checkpoint.load(tmp_path / "run" / checkpoint.LAST)
-    assert content["epoch"] == (2 if moment == "best" else 1)
-    assert checkpoint.load(tmp_path / "run" / checkpoint.BEST)["epoch"] == 1
+    content = Checkpoint.load(tmp_path / "run" / checkpoint.LAST)
+    assert content.epoch == (2 if moment == "best" else 1)
+    assert Checkpoint.load(tmp_path / "run" / checkpoint.BEST).epoch == 1
     assert not list((tmp_path / "run").glob(".*.part"))
     assert train("--resume", "last") == 0
-    assert checkpoint.load(tmp_path / "run" / checkpoint.LAST)["epoch"] == 3
+    assert Checkpoint.load(tmp_path / "run" / checkpoint.LAST).epoch == 3
 
 
 _IN_A_NAMESPACE = """
@@ -173,7 +174,7 @@ def test_a_disk_that_is_really_full(tiny_config, tmp_path):
     assert code == 2
     assert "the disk is full" in error
     assert error.count("\n") == 1
-    assert checkpoint.load(kept / checkpoint.LAST)["epoch"] == 1
+    assert Checkpoint.load(kept / checkpoint.LAST).epoch == 1
     assert not list(kept.glob(".*.part"))
 
 
@@ -193,7 +194,7 @@ def test_a_folder_that_is_really_read_only(tiny_config, tmp_path):
 def good(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("good") / "x.pth.tar"
     torch.manual_seed(0)
-    checkpoint.save(path, CONTENT | {"network": {"w": torch.randn(500)}})
+    Checkpoint(**CONTENT | {"network": {"w": torch.randn(500)}}).save(path)
     return path
 
 
@@ -206,7 +207,7 @@ def test_a_changed_weight_is_noticed(good, tmp_path):
     flip(path, (place + 1000) / path.stat().st_size)
     assert not torch.equal(torch.load(path)["network"]["w"], torch.load(good)["network"]["w"])
     with pytest.raises(UserError, match="damaged"):
-        checkpoint.load(path)
+        Checkpoint.load(path)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -221,7 +222,7 @@ def test_code_is_named_and_not_run(protocol, zipped, good, tmp_path):
     else:
         path.write_bytes(code)
     with pytest.raises(UserError, match=r"holds code \((posix|os)\.system\), which is not run"):
-        checkpoint.load(path)
+        Checkpoint.load(path)
     assert not canary.exists()
 
 
@@ -230,7 +231,7 @@ def test_torchscript_is_named(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), buffer)
     (tmp_path / "x.pth.tar").write_bytes(buffer.getvalue())
     with pytest.raises(UserError, match="TorchScript"):
-        checkpoint.load(tmp_path / "x.pth.tar")
+        Checkpoint.load(tmp_path / "x.pth.tar")
 
 
 # --- Losses that aren't finite, and memory that isn't there ---

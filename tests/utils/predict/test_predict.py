@@ -30,7 +30,7 @@ from dataset.extract.video import read_clip
 from model import NETWORKS, build_model
 from model.localization import Localization
 from model.official import to_official
-from utils.base import checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.config import files as config_files
 from utils.config import settings as config_settings
 from utils.predict import __main__ as predict_command
@@ -64,8 +64,7 @@ def checkpoints(tmp_path_factory):
         whole = config_files.build(settings, "test")
         network = build_model(whole.model).eval()
         ours, theirs = tmp_path / f"{setting}.pth.tar", tmp_path / f"official-{setting}.pth.tar"
-        weights = {"config": whole.model_dump(), "network": network.state_dict(), "epoch": 1, "metrics": {}}
-        checkpoint.save(ours, weights)
+        Checkpoint(network.state_dict(), config=whole.model_dump(), epoch=1).save(ours)
         torch.save(to_official(network), theirs)
         made |= {setting: (ours, network), f"official {setting}": (theirs, network)}
     return made
@@ -222,10 +221,11 @@ def test_the_weak_network_is_read_as_its_run_or_an_evaluation_did(tmp_path, chec
     monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
     path = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
     file, _ = checkpoints[config_settings.WEAK]
-    content = checkpoint.load(file)
+    content = Checkpoint.load(file)
     trained = tmp_path / "trained.pth.tar"
     localization = {"localize": "relative", "threshold": -0.01, "chosen_by": "chosen by a test"}
-    checkpoint.save(trained, {**content, "localization": localization})
+    content.localization = localization
+    content.save(trained)
     evaluation = tmp_path / "eval-test"
     evaluation.mkdir()
     metrics = {
@@ -265,7 +265,8 @@ def test_the_weak_network_is_read_as_its_run_or_an_evaluation_did(tmp_path, chec
     trained.rename(tmp_path / "elsewhere.pth.tar")
     arguments = ["--checkpoint", moved / trained.name, "--localization", moved / "eval-test"]
     assert run(path, *arguments) == 0
-    checkpoint.save(moved / trained.name, {**content, "epoch": 2})
+    content.epoch = 2
+    content.save(moved / trained.name)
     capsys.readouterr()
     assert run(path, *arguments) == 2
     assert f"is an evaluation of {trained}, epoch 1, not of {moved / trained.name}, epoch 2" in capsys.readouterr().err
@@ -330,8 +331,7 @@ def save_network(path, categories=("a", "b", "c"), **model):
     model = {"name": config_settings.SUPERVISED, "categories": len(categories), **model}
     config = config_files.build({"model": model}, "test")
     weights = build_model(config.model).state_dict()
-    content = {"config": config.model_dump(), "network": weights, "epoch": 1, "metrics": {}}
-    checkpoint.save(path, {**content, "categories": list(categories)})
+    Checkpoint(weights, config=config.model_dump(), epoch=1, categories=list(categories)).save(path)
 
 
 def test_the_checkpoint_names_its_categories(tmp_path, monkeypatch, capsys):

@@ -17,6 +17,7 @@ import weak_main
 from dataset import files, fingerprint
 from model import build_model
 from utils.base import checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
 from utils.study import __main__ as study_command
 from utils.study import pool, table
@@ -306,14 +307,14 @@ def test_an_error_in_a_thread_ends_the_study(write_study, monkeypatch, capsys):
 def test_an_epoch_whose_weights_were_never_saved_does_not_count(write_study):
     run = Study(write_study(set={"train": {"n_epoch": 3}})).runs[0]
     pretend(run, [(50.0, 60.0), (40.0, 50.0), (70.0, 80.0)])
-    weights = {"config": run.config.model_dump(), "network": {}, "metrics": {}}
-    checkpoint.save(run.folder / checkpoint.LAST, {**weights, "epoch": 2})
+    weights = {"config": run.config.model_dump(), "network": {}}
+    Checkpoint(**weights, epoch=2).save(run.folder / checkpoint.LAST)
     assert result_of(run) is None
-    checkpoint.save(run.folder / checkpoint.LAST, {**weights, "epoch": 3})
+    Checkpoint(**weights, epoch=3).save(run.folder / checkpoint.LAST)
     assert result_of(run).authors == 80.0
-    checkpoint.save(run.folder / checkpoint.BEST, {**weights, "epoch": 1})  # killed between the two
+    Checkpoint(**weights, epoch=1).save(run.folder / checkpoint.BEST)  # killed between the two
     assert result_of(run) is None
-    checkpoint.save(run.folder / checkpoint.BEST, {**weights, "epoch": 3})
+    Checkpoint(**weights, epoch=3).save(run.folder / checkpoint.BEST)
     assert result_of(run).authors == 80.0
 
 

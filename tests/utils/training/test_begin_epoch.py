@@ -7,6 +7,7 @@ import pytest
 import supv_main
 from model.cmbs import SupervisedCMBS
 from utils.base import checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.predict.network import load_network
 
 
@@ -21,7 +22,7 @@ def test_each_epoch_is_told_and_an_evaluation_computes_as_its_epoch_did(tiny_con
     arguments = ["--config", str(tiny_config(train={"n_epoch": 3})), "--gpu", "cpu"]
     assert supv_main.main(arguments) == 0
     best = tmp_path / "run" / checkpoint.BEST
-    epoch = checkpoint.load(best)["epoch"]
+    epoch = Checkpoint.load(best).epoch
     assert told == [(1, 3), (2, 3), (3, 3), (epoch, 3)]
 
     told.clear()

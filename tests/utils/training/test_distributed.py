@@ -21,7 +21,8 @@ from dataset.loading import ResidentBatches, Shard
 from model import build_loss, build_model
 from model.interface import begin_epoch
 from model.localization import Localization
-from utils.base import checkpoint, memory, processes
+from utils.base import memory, processes
+from utils.base.checkpoint import Checkpoint
 from utils.config import files as config_files
 from utils.config import settings as config_settings
 from utils.evaluation.evaluate import evaluate
@@ -175,10 +176,10 @@ def test_torchrun_writes_one_run_and_counts_every_clip_once(tiny_config, tmp_pat
     assert [line["epoch"] for line in metrics] == [1]
     evaluation = tmp_path / "run" / "eval-test"
     assert json.loads((evaluation / "metrics.json").read_text())["clips"] == 8
-    best = checkpoint.load(tmp_path / "run" / "best.pth.tar")
-    network = build_model(best["config"]["model"])
-    network.load_state_dict(best["network"])
-    dataset = AVEDataset(best["config"]["data"]["root"], "test")
+    best = Checkpoint.load(tmp_path / "run" / "best.pth.tar")
+    network = build_model(best.config["model"])
+    network.load_state_dict(best.network)
+    dataset = AVEDataset(best.config["data"]["root"], "test")
     alone = evaluate(network, ResidentBatches(dataset, 3, CPU, home=CPU), network.predict, "float32")
     lines = [json.loads(line) for line in (evaluation / "predictions.jsonl").read_text().splitlines()]
     assert [line["index"] for line in lines] == dataset.rows.tolist()

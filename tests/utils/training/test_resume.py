@@ -14,6 +14,7 @@ from helpers_bad import MAINS
 from helpers_runs import difference, outcome
 
 from utils.base import checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.config.settings import SUPERVISED
 from utils.training import loop, record, state
 from utils.training import run as training_run
@@ -119,7 +120,7 @@ def test_saved_within_an_epoch_goes_on_from_that_step(name, step, run, reference
     whole = reference(name)
     with killed_at("last", STEPS + step + 1):  # a save after each step but the last, and one after the epoch
         run("cut", name=name, save_every_minutes=1e-9)
-    position = checkpoint.load(tmp_path / "cut" / checkpoint.LAST)["training"]["position"]
+    position = Checkpoint.load(tmp_path / "cut" / checkpoint.LAST).training["position"]
     assert (position["epoch"], position["step"]) == (1, step)
     assert run("cut", "--resume", "last", name=name) == 0
     assert_equal(outcome(tmp_path / "cut"), whole)
@@ -144,7 +145,7 @@ def test_a_signal_finishes_the_step_and_saves(number, place, run, reference, tmp
     error = capfd.readouterr().err
     assert "--resume last" in error
     assert "Traceback" not in error
-    position = checkpoint.load(tmp_path / "cut" / checkpoint.LAST)["training"]["position"]
+    position = Checkpoint.load(tmp_path / "cut" / checkpoint.LAST).training["position"]
     assert (position["epoch"], position["step"]) == {"step": (1, 2), "evaluate": (1, STEPS)}[place]
     assert run("cut", "--resume", "last") == 0
     assert_equal(outcome(tmp_path / "cut"), whole)
@@ -209,7 +210,7 @@ def test_weights_only_start_a_new_run(run, tmp_path, capsys):
     assert run("second", "--resume", str(best), "--lr", "1e-9", n_epoch=1) == 0
     assert "holds weights only: a new run starts from them" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in (tmp_path / "first").iterdir() if path.is_file()} == before
-    ours, theirs = (checkpoint.load(tmp_path / run / checkpoint.BEST)["network"] for run in ("first", "second"))
+    ours, theirs = (Checkpoint.load(tmp_path / run / checkpoint.BEST).network for run in ("first", "second"))
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-7) for name in ours)
 
 
@@ -220,7 +221,7 @@ def test_going_on_in_the_folder_that_the_checkpoint_lies_in(run, tmp_path, tiny_
     last = moved / checkpoint.LAST
     assert MAINS[SUPERVISED](["--config", str(config), "--gpu", "cpu", "--resume", str(last)]) == 0
     assert json.loads((moved / "config.json").read_text())["train"]["snapshot_pref"] == str(moved)
-    assert checkpoint.load(last)["config"]["train"]["snapshot_pref"] == str(moved)
+    assert Checkpoint.load(last).config["train"]["snapshot_pref"] == str(moved)
     assert not (tmp_path / "run").exists()
 
 
@@ -234,8 +235,8 @@ def test_going_on_in_the_folder_that_the_checkpoint_lies_in(run, tmp_path, tiny_
 def test_going_on_with_other_hardware_says_what_it_cannot_restore(change, words, run, tmp_path, capsys):
     assert run("run", n_epoch=1) == 0
     last = tmp_path / "run" / checkpoint.LAST
-    content = checkpoint.load(last)
-    change(content["training"]["random"])
-    checkpoint.save(last, content)
+    content = Checkpoint.load(last)
+    change(content.training["random"])
+    content.save(last)
     assert run("run", "--resume", "last", n_epoch=2) == 0
     assert words in capsys.readouterr().out

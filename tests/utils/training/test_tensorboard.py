@@ -12,6 +12,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 import supv_main
 import weak_main
 from utils.evaluation import results
+from utils.report.stored import read
 
 PROTOCOLS = ("authors_protocol/test_accuracy", "validation_protocol/test_accuracy", "validation_protocol/val_accuracy")
 
@@ -86,7 +87,7 @@ def test_an_evaluation_leaves_a_page_figures_and_both_protocols(run: Path) -> No
     assert metrics["accuracy"] + sum(metrics["errors"].values()) == pytest.approx(100)
     assert metrics["generated"] is True
     assert metrics["calibration"].keys() == {"event_probability", "gate", "audio_gate", "visual_gate"}
-    stored = results.read(folder)
+    stored = read(folder)
     assert stored.attention.shape == (8, 10, 2, 2)
     for clip in stored.clips:  # the supervised network's gate is the product of the two
         products = [a * v for a, v in zip(clip["audio_gate"], clip["visual_gate"], strict=True)]
@@ -98,7 +99,7 @@ def test_an_evaluation_leaves_a_page_figures_and_both_protocols(run: Path) -> No
 def test_a_weak_evaluation_has_the_gates_mean_as_its_gate(run: Path, tiny_config, tmp_path: Path) -> None:
     config = tiny_config("weak_main_model", train={"n_epoch": 1})
     assert weak_main.main(["--config", str(config), "--gpu", "cpu"]) == 0
-    stored = results.read(tmp_path / "run" / "eval-test")
+    stored = read(tmp_path / "run" / "eval-test")
     for clip in stored.clips:
         means = [(a + v) / 2 for a, v in zip(clip["audio_gate"], clip["visual_gate"], strict=True)]
         assert clip["gate"] == pytest.approx(means, abs=2e-6)

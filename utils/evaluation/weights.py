@@ -1,0 +1,163 @@
+"""Weights into a network: which file holds them, and whether they are this network's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from model import NETWORKS, build_model
+from model.interface import begin_epoch
+from model.official import load_official, released_files
+from model.settings import NetworkSettings
+from utils.base import processes
+from utils.base.checkpoint import BEST, LAST, Checkpoint
+from utils.base.errors import UserError
+from utils.base.nested import differences
+from utils.base.paths import project_path
+from utils.config import files as config_files
+from utils.config.settings import MAINS, Config
+
+
+def named_checkpoint(name: str | None, run_folder: Path) -> Path | None:
+    """The checkpoint that --resume names, if any; "last" is the run folder's own."""
+    if name != "last":
+        return None if name is None else Path(name)
+    path = run_folder / LAST
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint, so no run to go on with; start one without --resume last")
+    return path
+
+
+def find_checkpoint(name: str | None, run_folder: Path, network: nn.Module, supervision: str) -> Path:
+    """What to evaluate: what --resume names, else the run's best, else the authors' file there, or right in Exps/."""
+    named = named_checkpoint(name, run_folder)
+    if named is not None:
+        return named
+    if (run_folder / BEST).exists():
+        return run_folder / BEST
+    for folder in (run_folder, project_path("Exps")):
+        for pattern in released_files(network):
+            found = sorted(folder.glob(pattern))
+            if found:
+                return found[0]
+    script = MAINS[supervision].replace("main.py", "train.sh")
+    raise UserError(
+        f"{run_folder}: no checkpoint to evaluate; train one with `bash {script}`, fetch the authors' with "
+        f"`python -m dataset.download --checkpoints`, or name one with --resume FILE"
+    )
+
+
+def load_weights(network: nn.Module, path: Path, settings: NetworkSettings) -> Checkpoint:
+    """Read a checkpoint, ours or anybody's, into a network, which then computes as in the checkpoint's epoch.
+
+    Process 0 reads the file, since only its machine may have it.
+
+    Args:
+        settings: of the network.
+
+    Raises UserError when the file is none, or not of this network.
+    """
+    checkpoint = processes.from_first(lambda: Checkpoint.load(path))
+    if checkpoint.ours:
+        config = config_of(checkpoint)
+        _check_same_network(config.model, settings, path)
+    _load(network, checkpoint)
+    return checkpoint
+
+
+def network_of(checkpoint: Checkpoint) -> tuple[nn.Module, NetworkSettings]:
+    """The network that a checkpoint is of, with its weights, and its settings.
+
+    Anybody else's file doesn't say which network it is of: each one is tried with its default settings. Raises
+    UserError when it is of none.
+    """
+    if checkpoint.ours:
+        settings = config_of(checkpoint).model
+        network = build_model(settings)
+        _load(network, checkpoint)
+        return network, settings
+    reasons = []
+    for name, kind in NETWORKS.items():
+        settings = kind.settings(name=name)
+        network = build_model(settings)
+        try:
+            load_state(network, checkpoint.network)
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        _check_finite(network, checkpoint.path)
+        return network, settings
+    # The network that fits best has the least to say.
+    raise UserError(f"{checkpoint.path}: is of none of the networks {', '.join(NETWORKS)}; {min(reasons, key=len)}")
+
+
+def config_of(checkpoint: Checkpoint) -> Config:
+    """The config that a checkpoint of ours was trained with. Raises UserError where it isn't a valid one."""
+    return config_files.build_stored(checkpoint.config, source=f"{checkpoint.path}, its config")
+
+
+def load_state(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights by our names, or by the network's authors'.
+
+    Raises ValueError that names every tensor that is missing, extra or misshapen; the network is unchanged then.
+    """
+    own = network.state_dict()
+    if own.keys() != weights.keys():
+        try:
+            load_official(network, weights)
+        except ValueError:
+            if len(own.keys() & weights.keys()) <= len(own) / 2:
+                raise
+        else:
+            return
+    misshapen = [
+        f"{name} is {list(weights[name].shape)} and should be {list(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{title}: {', '.join(names)}"
+        for title, names in (
+            ("missing", sorted(own.keys() - weights.keys())),
+            ("not known", sorted(weights.keys() - own.keys())),
+            ("of another shape", misshapen),
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(f"not weights of {type(network).__name__} with these settings; tensors {'; '.join(problems)}")
+    network.load_state_dict(weights)
+
+
+def _check_same_network(theirs: NetworkSettings, ours: NetworkSettings, path: Path) -> None:
+    supervision = NETWORKS[theirs.name].supervision
+    if supervision != NETWORKS[ours.name].supervision:
+        raise UserError(f"{path}: is a checkpoint of {theirs.name}, which {MAINS[supervision]} reads")
+    differing = [
+        f"model.{key} ({here} here, {there} there)"
+        for key, here, there in differences(ours.model_dump(), theirs.model_dump())
+    ]
+    if differing:
+        raise UserError(
+            f"{path}: holds another network than the config describes: {'; '.join(differing)}; "
+            f"name the config it was trained with by --config"
+        )
+
+
+def _load(network: nn.Module, checkpoint: Checkpoint) -> None:
+    try:
+        load_state(network, checkpoint.network)
+    except ValueError as error:
+        damaged = "its weights are damaged: " if checkpoint.ours else ""
+        raise UserError(f"{checkpoint.path}: {damaged}{error}") from error
+    _check_finite(network, checkpoint.path)
+    if checkpoint.ours:
+        begin_epoch(network, max(checkpoint.epoch, 1), config_of(checkpoint).train.n_epoch)
+
+
+def _check_finite(network: nn.Module, path: Path | None) -> None:
+    for name, tensor in network.state_dict().items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: its weights are not finite numbers in {name}; use another checkpoint")
