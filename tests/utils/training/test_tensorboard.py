@@ -89,9 +89,8 @@ def test_an_evaluation_leaves_a_page_figures_and_both_protocols(run: Path) -> No
     assert metrics["calibration"].keys() == {"event_probability", "gate", "audio_gate", "visual_gate"}
     stored = read(folder)
     assert stored.attention.shape == (8, 10, 2, 2)
-    for clip in stored.clips:  # the supervised network's gate is the product of the two
-        products = [a * v for a, v in zip(clip["audio_gate"], clip["visual_gate"], strict=True)]
-        assert clip["gate"] == pytest.approx(products, abs=2e-6)
+    scores = stored.scores  # the supervised network's gate is the product of the two
+    assert scores["gate"] == pytest.approx(scores["audio_gate"] * scores["visual_gate"], abs=2e-6)
     assert len(list((folder / "figures").glob("*.png"))) == 4
     assert json.dumps(metrics["accuracy"]) in (folder / results.REPORT).read_text()
 
@@ -99,8 +98,6 @@ def test_an_evaluation_leaves_a_page_figures_and_both_protocols(run: Path) -> No
 def test_a_weak_evaluation_has_the_gates_mean_as_its_gate(run: Path, tiny_config, tmp_path: Path) -> None:
     config = tiny_config("weak_main_model", train={"n_epoch": 1})
     assert weak_main.main(["--config", str(config), "--gpu", "cpu"]) == 0
-    stored = read(tmp_path / "run" / "eval-test")
-    for clip in stored.clips:
-        means = [(a + v) / 2 for a, v in zip(clip["audio_gate"], clip["visual_gate"], strict=True)]
-        assert clip["gate"] == pytest.approx(means, abs=2e-6)
-        assert clip["event_probability"] == clip["gate"]
+    scores = read(tmp_path / "run" / "eval-test").scores
+    assert scores["gate"] == pytest.approx((scores["audio_gate"] + scores["visual_gate"]) / 2, abs=2e-6)
+    assert (scores["event_probability"] == scores["gate"]).all()
