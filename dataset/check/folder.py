@@ -26,6 +26,9 @@ DISAGREEMENT = 0.05
 NOT_ONE_HOT = 0.01
 
 
+TRAINED_WITH = ("train", "test")  # val, which only chooses an epoch, may be absent
+
+
 OTHER_DATA = "the files belong to different data sets; put the files of one data set together"
 
 
@@ -47,7 +50,7 @@ class FileReport:
     notes: list[str] = field(default_factory=list)
 
 
-def check_folder(root: str | os.PathLike, splits: tuple[str, ...] = files.SPLITS) -> dict[str, FileReport]:
+def check_folder(root: str | os.PathLike, splits: tuple[str, ...] = TRAINED_WITH) -> dict[str, FileReport]:
     """Open every file of a data folder and hold it against the others: file name -> FileReport.
 
     A split's order file may only be absent when the split isn't one of `splits`. Raises UserError when
@@ -129,6 +132,8 @@ class _Folder:
         if name in (files.LABELS, files.CLIP_LABELS) and self.reports[files.ANNOTATIONS].present:
             self._note(name, f"not there, so its labels follow from {files.ANNOTATIONS}")
             return False
+        if name == files.order_file("val"):
+            self._note(name, "not there, so there is no validation protocol")
         return name not in files.ORDERS or name in self.wanted_orders
 
     def _label_columns(self) -> tuple[int, str] | None:
@@ -314,14 +319,14 @@ class _Folder:
             self._note(name, f"{text}; training uses {name}")
 
 
-def require_trainable(root: str | os.PathLike, weak: bool, splits: tuple[str, ...] = files.SPLITS) -> None:
+def require_trainable(root: str | os.PathLike, weak: bool, splits: tuple[str, ...] = TRAINED_WITH) -> None:
     """Raise UserError with the first thing that keeps a training on the folder `root` from starting.
 
     No feature is read, so this takes a fraction of a second on AVE.
 
     Args:
         weak: whether the weakly supervised setting is wanted, which needs the weak files too.
-        splits: the splits that the run will use.
+        splits: the splits that must be there.
     """
     found = problems(check_folder(root, splits), weak)
     if found:

@@ -318,11 +318,18 @@ def test_a_few_labels_that_are_zero_are_a_note_and_count_as_background(folder, c
     assert caplog.messages == [said]
 
 
-def test_a_split_that_is_not_used_may_be_absent(folder):
+def test_the_val_split_alone_may_be_absent(folder, capsys):
     (folder / VAL).unlink()
-    require_trainable(folder, weak=False, splits=("train", "test"))
+    code, out, _ = check_main(capsys, folder)
+    assert code == 0
+    assert f"{folder / VAL}: not there, so there is no validation protocol" in out
+    require_trainable(folder, weak=True)
     with pytest.raises(UserError, match=r"val_order\.h5: no such file"):
+        require_trainable(folder, weak=False, splits=("val",))
+    (folder / TEST).unlink()
+    with pytest.raises(UserError, match=r"test_order\.h5: no such file"):
         require_trainable(folder, weak=False)
+    require_trainable(folder, weak=False, splits=("train",))
 
 
 def test_a_data_set_of_other_sizes_passes(tmp_path, capsys):
