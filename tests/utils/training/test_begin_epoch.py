@@ -8,7 +8,7 @@ import supv_main
 from model.cmbs import SupervisedCMBS
 from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
-from utils.predict.network import load_network
+from utils.evaluation.weights import network_of
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_each_epoch_is_told_and_an_evaluation_computes_as_its_epoch_did(tiny_con
     told.clear()
     assert supv_main.main([*arguments, "--evaluate", "--n_epoch", "9"]) == 2  # an evaluation has no use for it
     assert supv_main.main([*arguments, "--evaluate"]) == 0
-    load_network(best)
+    network_of(Checkpoint.load(best))
     assert told == [(epoch, 3), (epoch, 3)]
 
 
