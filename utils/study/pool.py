@@ -53,24 +53,23 @@ def run_all(studies: list[Study], devices: list[str | None]) -> None:
         check_same_data(study.runs)
     for run in runs:
         if result_of(run) is None:
-            _check_free(run)
+            with readable(run.folder):
+                _check_free(run)
     for evaluates in (False, True):
         _run_some([run for run in runs if (run.source is not None) == evaluates], devices)
 
 
 def _check_free(run: Run) -> None:
     """Raise UserError where a run would be written over what isn't its own."""
-    if run.out.is_dir() or run.settings.is_dir():
-        raise UserError(
-            f"{run.out if run.out.is_dir() else run.settings}: a folder of that name is in the way; move it"
-        )
+    for path in (run.out, run.settings):
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is in the way of the file that the study writes there; move it")
     if run.source is not None or not run.folder.exists():
         return
     check_settings(run)
     if (run.folder / checkpoint.LAST).exists():
         return
-    with readable(run.folder):
-        there = sorted(path.name for path in run.folder.iterdir())
+    there = sorted(path.name for path in run.folder.iterdir())
     others = [name for name in there if not any(fnmatchcase(name, own) for own in _OF_A_BEGINNING)]
     if others or len(read_epochs(run.folder)) > 1:
         raise UserError(
@@ -161,7 +160,8 @@ class _Pool:
 
 
 def _failure(run: Run, code: int) -> UserError:
-    lines = run.out.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    said = run.out.read_text(encoding="utf-8", errors="replace") if run.out.is_file() else ""
+    lines = said.strip().splitlines()
     return UserError(
         f"{run.name}, seed {run.seed} ended with exit code {code}: {lines[-1] if lines else 'no output'} ({run.out}); "
         f"the same command goes on where the study stopped"
@@ -174,13 +174,14 @@ def _commands(run: Run, device: str | None) -> list[list[str]]:
     settings = json.dumps(run.config.model_dump(), indent=2) + "\n"
     # As it is, if it is the same: an evaluation that is younger than its settings stands.
     with readable(run.settings):
-        is_same = run.settings.exists() and run.settings.read_bytes() == settings.encode()
+        is_same = run.settings.is_file() and run.settings.read_bytes() == settings.encode()
+        goes_on = (run.folder / checkpoint.LAST).exists()
     if not is_same:
         write_text(run.settings, settings)
     base = [sys.executable, str(ROOT / MAINS[run.config.supervision]), "--config", str(run.settings)]
     base += [] if device is None else ["--gpu", device]
     if run.source is None:
-        return [[*base, "--resume", "last"] if (run.folder / checkpoint.LAST).exists() else base]
+        return [[*base, "--resume", "last"] if goes_on else base]
     return [
         [*base, "--evaluate", "--resume", str(run.source.folder / WEIGHTS[split]),
          "--output", str(evaluation_folder(run, split))]

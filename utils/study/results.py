@@ -77,7 +77,8 @@ def check_same_data(runs: list[Run]) -> None:
     of_row: dict[str, tuple[Run, dict[str, Any]]] = {}
     fingerprint_of = functools.cache(fingerprint.fingerprint)
     for run in runs:
-        made_on = provenance.read(run.folder).get("data") if run.source is None else None
+        with readable(run.folder):
+            made_on = provenance.read(run.folder).get("data") if run.source is None else None
         if made_on is None:
             continue
         root = run.config.data.folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -104,10 +105,10 @@ class Study:
 
 def check_apart(studies: list[Study]) -> None:
     """Raise UserError where two studies would write into one folder."""
-    folders: dict[Path, Study] = {}
+    folders: dict[str, Study] = {}
     for study in studies:
         for run in study.runs:
-            other = folders.setdefault(run.folder.resolve(), study)
+            other = folders.setdefault(os.path.realpath(run.folder), study)
             if other is not study:
                 raise UserError(
                     f"{run.folder}: two of the studies would both write there; name each study once, or give them "
