@@ -6,28 +6,27 @@ The new folder is a whole data folder: features in chunks of a clip each, the ot
 
 from __future__ import annotations
 
-import filecmp
+import contextlib
 import json
-import math
 import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
 from dataset import files
-from dataset.arrays import ArrayFile, array_file, row_offsets
+from dataset.arrays import ArrayFile, array_file, states_of
+from dataset.hdf5 import naming_refusal
+from dataset.writing import RowWriter, alone, bytes_of_file, size_of_file
 from utils.base.atomic import atomic_path, make_folder, require_free_space
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
 from utils.base.paths import project_path
+from utils.base.text import require_file
 
 DTYPES = ("float32", "float16")
-_HDF5_OVERHEAD = 2**20  # bytes, beyond the values themselves; generous
-
 # Attribute of a converted array: what it was made from, so that a second run knows its own work.
 _SOURCE = "converted_from"
 
@@ -57,12 +56,8 @@ def convert(source: str | os.PathLike, destination: str | os.PathLike, dtype: st
     file = array_file(source)
     largest_error = largest_value = 0.0
     with atomic_path(destination) as part:
-        _reserve(part, _converted_bytes(file, dtype))
-        offsets = _lay_out(part, file.shape, dtype, _fingerprint(source))
-        # HDF5 crashes the process, at its end, when a disk fills under it; so it only says where a clip's
-        # values belong, and they are written there without it.
         with (
-            open(part, "rb+") as target,
+            contextlib.closing(RowWriter(part, file.shape, dtype, True, {_SOURCE: _made_from(file)})) as target,
             tqdm(total=len(file), desc=f"converting {source}", unit="clip", disable=None) as progress,
         ):
             for start, block in file.blocks():
@@ -70,10 +65,11 @@ def convert(source: str | os.PathLike, destination: str | os.PathLike, dtype: st
                 error = np.abs(converted.astype(block.dtype) - block).max(initial=0)
                 largest_error = max(largest_error, float(error))
                 largest_value = max(largest_value, float(np.abs(block).max(initial=0)))
-                for offset, clip in zip(offsets[start : start + len(block)], converted, strict=True):
-                    target.seek(offset)
-                    target.write(clip.tobytes())
+                for row, clip in enumerate(converted, start):
+                    target[row] = clip
                 progress.update(len(block))
+        if states_of(file.path, file.values_in) != file.states:
+            raise UserError(f"{source}: was changed while it was converted; run this again")
     return Rounding(largest_error, largest_value)
 
 
@@ -90,36 +86,10 @@ def _converted(block: np.ndarray, dtype: str, source: Path, first_row: int) -> n
     return converted
 
 
-def _reserve(part: Path, size: int) -> None:
-    """Claim `size` bytes for the file `part`, so that a full disk or a quota shows before any work is done."""
-    with open(part, "wb") as file:
-        file.truncate(size)
-        if hasattr(os, "posix_fallocate"):  # not on every system; without it, writing will notice
-            os.posix_fallocate(file.fileno(), 0, size)
-
-
-def _lay_out(part: Path, shape: tuple[int, ...], dtype: str, fingerprint: str) -> np.ndarray:
-    """Create the file `part` with room for the array, in chunks of a clip; the offset of each clip, [clips] int64."""
-    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    early.set_chunk((1, *shape[1:]))
-    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    with h5py.File(part, "w", libver="v110") as file:
-        h5py.h5d.create(
-            file.id,
-            files.KEY.encode(),
-            h5py.h5t.py_create(np.dtype(dtype)),
-            h5py.h5s.create_simple(shape),
-            early,
-        )
-        array = file[files.KEY]
-        array.attrs[_SOURCE] = fingerprint
-        return row_offsets(array)
-
-
-def _fingerprint(source: Path) -> str:
-    stat = source.stat()
-    return json.dumps({"bytes": stat.st_size, "modified": stat.st_mtime_ns})
+def _made_from(file: ArrayFile) -> str:
+    """What changes with the content of a feature file: its size and time, and those of a file that it links to."""
+    states = [path.stat() for path in dict.fromkeys((file.path, file.values_in))]
+    return json.dumps([{"bytes": state.st_size, "modified": state.st_mtime_ns} for state in states])
 
 
 def _is_converted(source: Path, destination: Path, dtype: str) -> bool:
@@ -127,7 +97,7 @@ def _is_converted(source: Path, destination: Path, dtype: str) -> bool:
     if not os.path.lexists(destination):
         return False
     with array_file(destination).open() as array:
-        if array.dtype == dtype and array.attrs.get(_SOURCE) == _fingerprint(source):
+        if array.dtype == dtype and array.attrs.get(_SOURCE) == _made_from(array_file(source)):
             return True
     raise UserError(
         f"{destination}: is already there and isn't {source} in {dtype}; remove it, or choose another folder with --to"
@@ -136,19 +106,40 @@ def _is_converted(source: Path, destination: Path, dtype: str) -> bool:
 
 def _copy(source: Path, destination: Path) -> None:
     """Copy a small file; UserError when another file of that name is in the way."""
+    require_file(source)
+    with naming_refusal(source):
+        content = source.read_bytes()
+    if source.suffix == ".h5" and (file := array_file(source)).values_in != source:
+        content = bytes_of_file(source.name, file.read())  # a link may lead nowhere from another folder
     if destination.exists():
-        if not filecmp.cmp(source, destination, shallow=False):
+        with naming_refusal(destination):
+            same = destination.read_bytes() == content
+        if not same:
             raise UserError(
                 f"{destination}: is already there and differs from {source}; "
                 f"remove it, or choose another folder with --to"
             )
         return
-    try:
-        content = source.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror}); change its permissions") from error
     with atomic_path(destination) as part:
         part.write_bytes(content)
+
+
+def _convert_folder(root: Path, to: Path, dtype: str, features: list[str]) -> None:
+    """Convert the feature files named, copy the other files, and say so for each."""
+    waiting = [name for name in features if not _is_converted(root / name, to / name, dtype)]
+    sizes = {name: size_of_file(array_file(root / name).shape, dtype) for name in waiting}
+    require_free_space(to, sum(sizes.values()))
+
+    for name in (*files.EVERY_FILE, files.GENERATED):
+        source, destination = root / name, to / name
+        if name in waiting:
+            rounding = convert(source, destination, dtype)
+            before, after = source.stat().st_size / 1e9, destination.stat().st_size / 1e9
+            print(f"{destination}: {dtype}, {after:.2f} GB instead of {before:.2f} GB, {rounding}")
+        elif name in features:
+            print(f"{destination}: already converted")
+        elif os.path.lexists(source):
+            _copy(source, destination)
 
 
 @command
@@ -168,25 +159,9 @@ def main(argv: list[str] | None = None) -> None:
     make_folder(args.to)
     if args.to.samefile(args.root):
         raise UserError(f"{args.to}: is the data folder itself; name another folder with --to")
-    waiting = [name for name in features if not _is_converted(args.root / name, args.to / name, args.dtype)]
-    sizes = {name: _converted_bytes(array_file(args.root / name), args.dtype) for name in waiting}
-    require_free_space(args.to, sum(sizes.values()))
-
-    for name in (*files.EVERY_FILE, files.GENERATED):
-        source, destination = args.root / name, args.to / name
-        if name in waiting:
-            rounding = convert(source, destination, args.dtype)
-            before, after = source.stat().st_size / 1e9, destination.stat().st_size / 1e9
-            print(f"{destination}: {args.dtype}, {after:.2f} GB instead of {before:.2f} GB, {rounding}")
-        elif name in features:
-            print(f"{destination}: already converted")
-        elif os.path.lexists(source):
-            _copy(source, destination)
+    with alone(args.to):
+        _convert_folder(args.root, args.to, args.dtype, features)
     print(f"Train on it with --data_root {args.to}")
-
-
-def _converted_bytes(file: ArrayFile, dtype: str) -> int:
-    return np.dtype(dtype).itemsize * math.prod(file.shape) + _HDF5_OVERHEAD
 
 
 if __name__ == "__main__":

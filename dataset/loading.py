@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from dataset.ave import AVEDataset
 from dataset.clips import read_clips, split_bytes
-from dataset.prefetch import ahead
+from dataset.prefetch import ahead, one_ahead
 from utils.base import memory
 
 BLOCK_CLIPS = 64  # neighbours in the file that are read together when streaming
@@ -125,7 +125,7 @@ class Batches(ABC):
         """The batches of some steps, made and moved to the device while the network works on the one before."""
         batches = self._in_memory(steps)
         if self.device.type != "cuda":
-            yield from ahead(self._moved(batch) for batch in batches)
+            yield from one_ahead(self._moved(batch) for batch in batches)
             return
         stream = _copy_stream(self.device)  # copies run beside the computation
 
@@ -137,7 +137,7 @@ class Batches(ABC):
                     yield moved, stream.record_event()
 
         computed: collections.deque[torch.cuda.Event] = collections.deque()
-        for batch, arrived in ahead(copies()):
+        for batch, arrived in one_ahead(copies()):
             current = torch.cuda.current_stream(self.device)
             current.wait_event(arrived)
             for x in (batch.visual, batch.audio, batch.labels):
@@ -211,7 +211,7 @@ class StreamedBatches(Batches):
         per_pool = self.pool_clips // self.batch_size
         pools = [steps[i : i + per_pool] for i in range(0, len(steps), per_pool)]
         labels = torch.from_numpy(self.dataset.labels)
-        for visual, audio, pool in ahead(self._read_pool(pool) for pool in pools):
+        for visual, audio, pool in ahead(functools.partial(self._read_pool, pool) for pool in pools):
             sizes = [len(clips) for clips, _ in pool]
             for v, a, (clips, weight) in zip(visual.split(sizes), audio.split(sizes), pool, strict=True):
                 # Copies, so that no batch on its way keeps the whole pool in memory.

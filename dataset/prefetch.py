@@ -1,50 +1,38 @@
-"""Making the next items of an iterator while the caller works on earlier ones."""
+"""Making the next things while the caller works on earlier ones."""
 
 from __future__ import annotations
 
 import contextlib
-import queue
-import threading
-from collections.abc import Generator, Iterator
+import functools
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
+_END = object()
 
 
-def ahead(items: Generator[Item, None, None]) -> Iterator[Item]:
-    """The items of a generator, made by a thread of its own while the caller works on earlier ones.
+def ahead(jobs: Iterable[Callable[[], Item]], threads: int = 1, most: int = 1) -> Iterator[Item]:
+    """What each job returns, in order, computed by `threads` threads while the caller works on earlier results.
 
-    One item is being made, or waits to be taken.
+    At most `most` results are being computed or wait to be taken. What a job raises is raised in its result's place.
     """
-    ready: queue.Queue = queue.Queue()
-    room, stopped, end = threading.Semaphore(1), threading.Event(), object()
-
-    def make() -> None:
-        try:
-            with contextlib.closing(items):
-                item = None
-                while item is not end:
-                    item = None  # lets go of the item before: it may be large
-                    room.acquire()
-                    if stopped.is_set():
-                        return
-                    item = next(items, end)
-                    ready.put((item, None))
-        except BaseException as error:  # handed over: it is the caller's to raise
-            ready.put((end, error))
-
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
+    jobs = iter(jobs)
+    pool = ThreadPoolExecutor(threads)
     try:
-        while True:
-            item, error = ready.get()
-            room.release()
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
+        waiting = deque(pool.submit(job) for job in itertools.islice(jobs, most))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(job) for job in itertools.islice(jobs, 1))
+            yield result
     finally:
-        stopped.set()
-        room.release()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
+
+
+def one_ahead(items: Generator[Item, None, None]) -> Iterator[Item]:
+    """The items of a generator, which a thread of its own makes one ahead of the caller."""
+    made = ahead(itertools.repeat(functools.partial(next, items, _END)))
+    with contextlib.closing(items), contextlib.closing(made):
+        yield from itertools.takewhile(lambda item: item is not _END, made)

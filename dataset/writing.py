@@ -1,11 +1,12 @@
-"""Writing a data folder: a working folder of one's own, features clip by clip."""
+"""Writing the files of a data folder, whole or not at all, also when the disk fills up."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import h5py
@@ -13,25 +14,87 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import files
+from dataset.arrays import row_offsets
+from dataset.prefetch import ahead
 from utils.base.atomic import private_folder
 from utils.base.locks import held
 
+_HDF5_OVERHEAD = 2**20  # bytes, beyond the values themselves; generous
+
 
 @contextlib.contextmanager
-def working_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder in the data folder `out`, and remove it in the end; no other run may write to `out` then.
+def alone(root: Path) -> Iterator[None]:
+    """Keep every other command from writing into the data folder `root` within the block.
 
-    Raises UserError while another run works there.
+    Raises UserError while another run does.
     """
-    busy = f"{out}: another run is writing there; wait until it ends"
-    with held(out / ".lock", busy), private_folder(out / "generating") as part:
+    with held(root / ".lock", f"{root}: another run is writing there; wait until it ends"):
+        yield
+
+
+@contextlib.contextmanager
+def working_folder(root: Path) -> Iterator[Path]:
+    """Yield an empty folder in the data folder `root`, removed in the end; `alone` there. Raises UserError as that."""
+    with alone(root), private_folder(root / "generating") as part:
         yield part
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write a small file of the data folder."""
-    with h5py.File(path, "w") as file:
-        file.create_dataset(files.key_of(path.name), data=array)
+    """Write a small file of the data folder. Raises OSError where the operating system refuses it."""
+    path.write_bytes(bytes_of_file(path.name, array))
+
+
+def bytes_of_file(name: str, array: np.ndarray) -> bytes:
+    """The content of the small file `name` of a data folder, made in memory.
+
+    HDF5 can crash the process when it can't write a file to a disk.
+    """
+    with h5py.File(name, "w", driver="core", backing_store=False) as file:
+        file.create_dataset(files.key_of(name), data=array)
+        file.flush()
+        return file.id.get_file_image()
+
+
+class RowWriter:
+    """A feature file with room for every row, into which rows are written in any order.
+
+    Args:
+        path: the new file.
+        shape, dtype: of its array.
+        chunked: each row a chunk; else contiguous, like the authors' files.
+        attributes: of the array.
+
+    Raises OSError where the operating system refuses to write, before any row is, if that can be known then.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, ...],
+        dtype: str,
+        chunked: bool = False,
+        attributes: Mapping[str, str] | None = None,
+    ) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        _reserve(path, size_of_file(shape, dtype))
+        # HDF5 can crash the process when a disk fills under it: it only says where the rows belong.
+        self._offsets = _lay_out(path, shape, self.dtype, chunked, attributes or {})
+        self._file = open(path, "rb+")  # noqa: SIM115 - held open until `close`
+
+    def __setitem__(self, row: int, values: np.ndarray) -> None:
+        if values.shape != self.shape[1:]:
+            raise ValueError(f"a row has shape {list(self.shape[1:])}, not {list(values.shape)}")
+        self._file.seek(self._offsets[row])
+        self._file.write(np.ascontiguousarray(values, self.dtype))
+
+    def close(self) -> None:
+        """Hand everything to the operating system."""
+        self._file.close()
+
+
+def size_of_file(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of a feature file, at most."""
+    return np.dtype(dtype).itemsize * math.prod(shape) + _HDF5_OVERHEAD
 
 
 def write_features(
@@ -42,33 +105,42 @@ def write_features(
     threads: int,
     bar: tqdm,
 ) -> None:
-    """Write a visual and an audio feature file, contiguous and uncompressed like the authors'.
+    """Write a visual and an audio feature file.
 
     Row i of the two is `clip(i)`, computed in `threads` threads with few clips in memory at a time;
     `bar` advances by one a clip.
     """
     with (
-        h5py.File(paths[0], "w") as visual_file,
-        h5py.File(paths[1], "w") as audio_file,
-        ThreadPoolExecutor(threads) as pool,
+        contextlib.closing(RowWriter(paths[0], shapes[0], dtype)) as visual,
+        contextlib.closing(RowWriter(paths[1], shapes[1], dtype)) as audio,
     ):
-        visual = visual_file.create_dataset(files.KEY, shapes[0], dtype)
-        audio = audio_file.create_dataset(files.KEY, shapes[1], dtype)
-        for row, features in enumerate(_in_order(pool, clip, shapes[0][0], ahead=4 * threads)):
+        clips = ahead((functools.partial(clip, row) for row in range(shapes[0][0])), threads, most=4 * threads)
+        for row, features in enumerate(clips):
             visual[row], audio[row] = features
             bar.update()
 
 
-def _in_order(pool: ThreadPoolExecutor, clip: Callable, clips: int, ahead: int) -> Iterator[tuple]:
-    """`clip(0)`, `clip(1)`, ..., computed by the pool at most `ahead` clips before they are taken."""
-    waiting = deque()
-    try:
-        for row in range(clips):
-            waiting.append(pool.submit(clip, row))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+def _reserve(path: Path, size: int) -> None:
+    """Claim `size` bytes for the file `path`, so that a full disk or a quota shows before any work is done."""
+    with open(path, "wb") as file:
+        file.truncate(size)
+        if hasattr(os, "posix_fallocate"):  # not on every system; without it, writing will notice
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _lay_out(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype, chunked: bool, attributes: Mapping[str, str]
+) -> np.ndarray:
+    """Create the file `path` with room for the array; where each row begins in it, [rows] int64 bytes."""
+    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    early.set_obj_track_times(False)  # the same rows give the same file
+    if chunked:
+        early.set_chunk((1, *shape[1:]))
+    with h5py.File(path, "w", libver="v110") as file:
+        space = h5py.h5s.create_simple(shape)
+        h5py.h5d.create(file.id, files.KEY.encode(), h5py.h5t.py_create(dtype), space, early)
+        array = file[files.KEY]
+        array.attrs.update(attributes)
+        return row_offsets(array)

@@ -7,18 +7,15 @@ unusual about it, which were left out, and how the features were made.
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import dataclasses
+import functools
 import importlib.metadata
-import itertools
 import json
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
@@ -26,7 +23,8 @@ from dataset import files, labels
 from dataset.extract.decoding import BrokenVideo
 from dataset.extract.features import FeatureExtractor, Features
 from dataset.extract.video import Clip, read_clip
-from dataset.writing import write_features
+from dataset.prefetch import ahead
+from dataset.writing import write_array, write_features
 from utils.base.atomic import atomic_path, inside, make_folder, require_free_space, write_text
 from utils.base.devices import choose_device
 from utils.base.errors import UserError
@@ -128,22 +126,18 @@ def find_videos(sources: Sequence[Path]) -> dict[str, Path]:
 def decoded_ahead(videos: dict[str, Path], seconds: int, workers: int) -> Iterator[tuple[str, Clip | BrokenVideo]]:
     """(id, clip) of each video in order, decoded by threads while the clips before are being used.
 
-    At most `workers` + 1 clips (25 MB each for 10 seconds) wait. A video that can't be read comes as its error.
+    At most `workers` clips (25 MB each for 10 seconds) wait. A video that can't be read comes as its error.
     """
     threads = max(1, (os.cpu_count() or 1) // workers)
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
-    jobs = ((id, pool.submit(read_clip, path, seconds, threads)) for id, path in videos.items())
-    try:
-        waiting = collections.deque(itertools.islice(jobs, workers + 1))
-        while waiting:
-            id, clip = waiting.popleft()
-            error = clip.exception()
-            if error is not None and not isinstance(error, BrokenVideo):
-                raise error
-            yield id, error or clip.result()
-            waiting.extend(itertools.islice(jobs, 1))
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def decoded(path: Path) -> Clip | BrokenVideo:
+        try:
+            return read_clip(path, seconds, threads)
+        except BrokenVideo as error:
+            return error
+
+    clips = ahead((functools.partial(decoded, path) for path in videos.values()), workers, most=workers)
+    return zip(videos, clips, strict=True)
 
 
 class ClipStore:
@@ -250,8 +244,8 @@ def _write_splits(root: Path, rows: Sequence[str]) -> None:
     }
     for split, path in paths.items():
         order = np.array([row for row, id in enumerate(rows) if id in set(members[split])], np.int64)
-        with atomic_path(path) as part, h5py.File(part, "w") as file:
-            file[files.ORDER_KEY] = order
+        with atomic_path(path) as part:
+            write_array(part, order)
 
 
 def _write_record(

@@ -18,8 +18,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from dataset import arrays, convert, files
-from dataset.arrays import array_file, row_offsets
+from dataset import arrays, convert, files, writing
+from dataset.arrays import ArrayFile, array_file, row_offsets
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.clips import read_clips
 from utils.base.errors import UserError
@@ -234,3 +234,40 @@ arrays.ArrayFile.blocks = slow
     convert.convert(source, tmp_path / files.AUDIO, "float32")
     np.testing.assert_array_equal(array_file(tmp_path / files.AUDIO).read(), array_file(source).read())
     assert sorted(path.name for path in tmp_path.iterdir()) == [files.AUDIO, "data"]
+
+
+def test_two_conversions_into_one_folder_do_not_mix(tiny_data, tmp_path, capsys):
+    with writing.alone(tmp_path):
+        assert convert.main(["--root", str(tiny_data), "--to", str(tmp_path)]) == 2
+    assert f"{tmp_path}: another run is writing there; wait until it ends" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert convert.main(["--root", str(tiny_data), "--to", str(tmp_path)]) == 0
+
+
+def test_a_source_that_changes_meanwhile_is_named(source, tmp_path, monkeypatch):
+    real = ArrayFile.blocks
+
+    def changing(file: ArrayFile):
+        for block in real(file):
+            yield block
+            with open(source, "rb+") as written:  # as a copy from elsewhere would
+                written.seek(-8, os.SEEK_END)
+                written.write(bytes(8))
+
+    monkeypatch.setattr(ArrayFile, "blocks", changing)
+    with pytest.raises(UserError, match="was changed while it was converted; run this again"):
+        convert.convert(source, tmp_path / files.AUDIO, "float32")
+    assert not (tmp_path / files.AUDIO).exists()
+
+
+def test_links_into_other_files_become_arrays(tiny_data, tmp_path):
+    old = shutil.copytree(tiny_data, tmp_path / "old")
+    for name in (files.AUDIO, files.LABELS):
+        (old / name).rename(old / f"kept-{name}")
+        with h5py.File(old / name, "w") as file:
+            file[files.KEY] = h5py.ExternalLink(f"kept-{name}", files.KEY)
+    assert convert.main(["--root", str(old), "--to", str(tmp_path / "new")]) == 0
+    for name in (files.AUDIO, files.LABELS):
+        made = array_file(tmp_path / "new" / name)
+        assert made.values_in == made.path
+        np.testing.assert_array_equal(made.read(), array_file(tiny_data / name).read())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import weakref
 from pathlib import Path
@@ -22,7 +23,7 @@ from dataset.loading import (
     fitting_placement,
     make_batches,
 )
-from dataset.prefetch import ahead
+from dataset.prefetch import ahead, one_ahead
 from model import build_loss, build_model
 from model.localization import Localization
 from utils.base import memory
@@ -175,10 +176,11 @@ def test_ahead_hands_over_items_errors_and_the_end():
         if error:
             raise error
 
-    assert list(ahead(three_then(None))) == [1, 2, 3]
-    taken = []
+    assert list(one_ahead(three_then(None))) == [1, 2, 3]
+    items = one_ahead(three_then(ValueError("no more")))
+    assert [next(items) for _ in range(3)] == [1, 2, 3]
     with pytest.raises(ValueError, match="no more"):
-        taken.extend(ahead(three_then(ValueError("no more"))) or [])
+        next(items)
     closed = []
 
     def endless():
@@ -188,10 +190,23 @@ def test_ahead_hands_over_items_errors_and_the_end():
         finally:
             closed.append(True)
 
-    items = ahead(endless())
+    items = one_ahead(endless())
     next(items)
     items.close()
     assert closed == [True]
+
+
+def test_jobs_ahead_keep_their_order_and_are_bounded():
+    started = []
+
+    def job(number: int) -> int:
+        started.append(number)
+        return number
+
+    for number, result in enumerate(ahead((functools.partial(job, i) for i in range(30)), threads=3, most=5)):
+        assert result == number
+        assert len(started) <= number + 6  # one in hand, five waiting
+    assert sorted(started) == list(range(30))
 
 
 def _group(folder: Path, **files: object) -> None:

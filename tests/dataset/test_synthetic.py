@@ -1,5 +1,6 @@
 """Generated data: the AVE format, what is planted in it, reproducibility, and what a killed run leaves."""
 
+import resource
 import shutil
 import signal
 import subprocess
@@ -280,6 +281,23 @@ def test_a_disk_too_small_is_said_before_anything_is_written(tmp_path, monkeypat
     assert "0.58 GB are needed, but only 0.10 GB are free" in message
     assert message.count("\n") == 1
     assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("limit", [0, 2000, 50_000, 2**20])
+def test_a_limit_on_file_sizes_is_named_and_nothing_is_left(tmp_path, limit):
+    command = [sys.executable, "-m", "dataset.synthetic", "--out", tmp_path / "data", "--train", "24"]
+    limited = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        timeout=120,
+    )
+    assert limited.returncode == 2
+    assert limited.stderr.splitlines()[-1].startswith("error: ")
+    assert "the file may not become that large (ulimit -f)" in limited.stderr
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 # With annotations
