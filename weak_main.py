@@ -1,6 +1,7 @@
 """Weakly supervised CMBS: train on clip labels, or evaluate a checkpoint."""
 
 import sys
+from functools import partial
 
 from dataset.ave import WeakAVEDataset
 from model import build_loss, build_model
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     experiment = Experiment(
         network,
         build_loss(config.model, config.train.loss_weights),
-        WeakAVEDataset,
+        partial(WeakAVEDataset, label_regime=config.data.label_regime),
         Localization(network, config.eval.localize, config.eval.threshold),
     )
     run(experiment, config, options, device)

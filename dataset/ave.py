@@ -120,22 +120,35 @@ class AVEDataset(Dataset):
 
 
 class WeakAVEDataset(AVEDataset):
-    """The weakly supervised setting: clip labels for training, segment labels for evaluation.
+    """The weakly supervised setting: labels of clips for training, segment labels for evaluation.
 
-    The train split is the clips of `train_order.h5` with their clip labels [C+1], followed by all
-    background-only clips (`*_noisy.h5`), whose label is background. The val and test splits carry
-    segment labels [T, C+1], because that is what a prediction is measured against.
-    Arguments, attributes and errors as AVEDataset.
+    The train split is the clips of `train_order.h5` with labels [C+1], followed by all background-only clips
+    (`*_noisy.h5`), whose label is background. The val and test splits carry segment labels [T, C+1], because that is
+    what a prediction is measured against. Arguments, attributes and errors as AVEDataset, and
+
+    Args:
+        label_regime: a name of `dataset.files.LABEL_REGIMES`: one-hot clip labels and background-only clips; without
+            these clips ("clips"); or the shares of each clip's segments in place of clip labels ("segment_shares").
     """
 
-    def __init__(self, root: str | os.PathLike, split: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        split: str,
+        dtype: torch.dtype = torch.float32,
+        label_regime: str = "clips_with_background",
+    ) -> None:
+        self.label_regime = label_regime
         super().__init__(root, split, dtype)
         self.clips_with_event = len(self.rows)
-        if split == "train":
+        if split == "train" and files.NOISY_VISUAL in files.LABEL_REGIMES[label_regime]:
             self._append_background_only()
 
     def _labels(self) -> np.ndarray:
-        return labels.clip_labels(self.root) if self.split == "train" else labels.segment_labels(self.root)
+        if self.split != "train":
+            return labels.segment_labels(self.root)
+        of_clips = files.CLIP_LABELS in files.LABEL_REGIMES[self.label_regime]
+        return labels.clip_labels(self.root) if of_clips else labels.segment_shares(self.root)
 
     def _append_background_only(self) -> None:
         background = feature_pair(self.root / files.NOISY_VISUAL, self.root / files.NOISY_AUDIO)

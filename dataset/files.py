@@ -35,7 +35,14 @@ GENERATED = "generated.json"  # only in a folder of generated data: says so, and
 FEATURES = (VISUAL, AUDIO, NOISY_VISUAL, NOISY_AUDIO)
 SPLITS = ("train", "val", "test")
 ORDERS = tuple(f"{split}_order.h5" for split in SPLITS)
-WEAK_FILES = (CLIP_LABELS, NOISY_VISUAL, NOISY_AUDIO, NOISY_LABELS)  # what weakly supervised training needs besides
+BACKGROUND_ONLY = (NOISY_VISUAL, NOISY_AUDIO, NOISY_LABELS)
+WEAK_FILES = (CLIP_LABELS, *BACKGROUND_ONLY)
+# "Weakly supervised" is several tasks. What `data.label_regime` may say -> what training then reads of WEAK_FILES:
+LABEL_REGIMES = {
+    "clips_with_background": WEAK_FILES,  # labels of clips, background-only clips among them (AVEL, CMRAN, CMBS)
+    "clips": (CLIP_LABELS,),  # labels of clips, none of which is background only
+    "segment_shares": BACKGROUND_ONLY,  # of how many of a clip's segments each label is: how long its event is (PSP)
+}
 EVERY_FILE = (VISUAL, AUDIO, LABELS, ANNOTATIONS, *ORDERS, *WEAK_FILES)
 
 WHY_WEB_PAGE = (

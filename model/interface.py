@@ -14,7 +14,8 @@ A network is an `nn.Module`, built from its settings, with
 
 Its loss is an `nn.Module`, built from the same settings and weights by term: `forward(output, labels)` -> a dict of
 named terms, unweighted, and their weighted "total". Labels are one-hot with background in the last column: of segments
-[B, T, C+1] under full supervision, of clips [B, C+1] under weak supervision.
+[B, T, C+1] under full supervision, of clips [B, C+1] under weak supervision, where they may also be the shares of each
+clip's segments.
 """
 
 from __future__ import annotations
@@ -58,10 +59,19 @@ def correct(prediction: Prediction, labels: Tensor) -> Tensor:
 
     Counts segments where labels are of segments, [B, T, C+1], and clips where they are of clips, [B, C+1].
     """
-    predicted = prediction.segments if labels.dim() == 3 else prediction.category
-    right = (predicted == labels.argmax(-1)).sum()
+    if labels.dim() == 3:
+        predicted, target = prediction.segments, labels.argmax(-1)
+    else:
+        predicted, target = prediction.category, category_of_clips(labels)
+    right = (predicted == target).sum()
     # Not torch.tensor(...): that would be a copy from the host, which waits for all that the GPU has still to do.
     return torch.stack([right, right.new_full((), predicted.numel())]).double()
+
+
+def category_of_clips(labels: Tensor) -> Tensor:
+    """Category of clips, [B], by labels [B, C+1] that are one-hot or shares of segments: background if nothing else."""
+    events, background = labels[:, :-1], labels.shape[1] - 1
+    return torch.where(events.any(1), events.argmax(1), background)
 
 
 def spread_category(category: Tensor, is_event: Tensor, background: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.interface import Explanation, Prediction, spread_category
+from model.interface import Explanation, Prediction, category_of_clips, spread_category
 
 
 def _own(activation: Tensor, category: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class Localization:
 
     def scores(self, explanation: Explanation, labels: Tensor) -> Tensor:
         """Scores of the labelled category in training clips with clip labels [B, C+1]: those with an event, [n, T]."""
-        category = labels.argmax(1)
+        category = category_of_clips(labels)
         return self._scores(explanation, category)[category != labels.shape[1] - 1]
 
     def choose(self, scores: Tensor) -> None:

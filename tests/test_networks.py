@@ -12,6 +12,7 @@ from conftest import ROOT
 import supv_main
 import weak_main
 from dataset.ave import AVEDataset
+from dataset.files import LABEL_REGIMES
 from model import NETWORKS, build_loss, build_model
 from model.official import to_official
 from utils.base.checkpoint import LAST, Checkpoint
@@ -70,6 +71,27 @@ def test_a_checkpoint_of_cace_is_evaluated_in_its_own_phase(n_epoch, early, tiny
         with torch.inference_mode():
             probability = network(visual, audio).event_logits.sigmoid()
         assert torch.allclose(probability, evaluated, atol=1e-5) == (phase == early)
+
+
+@pytest.mark.parametrize("regime", LABEL_REGIMES)
+def test_a_weak_result_says_what_it_learned_from(regime, tiny_config, tmp_path):
+    def arguments(regime: str) -> list[str]:
+        sections = {"model": settings_of("psp_weak"), "train": {"n_epoch": 1}, "data": {"label_regime": regime}}
+        return ["--config", str(tiny_config("psp_weak", **sections)), "--gpu", "cpu"]
+
+    assert weak_main.main(arguments(regime)) == EXIT_DONE
+    # What the run learned from, whatever the evaluation's own config says.
+    assert weak_main.main([*arguments("clips"), "--evaluate"]) == EXIT_DONE
+    metrics = json.loads((tmp_path / "run" / "eval-test" / "metrics.json").read_text())
+    assert metrics["label_regime"] == regime
+
+
+def test_a_supervised_network_has_no_label_regime(tiny_config, tmp_path, capsys):
+    config = tiny_config(data={"label_regime": "clips"})
+    assert supv_main.main(["--config", str(config), "--gpu", "cpu"]) == EXIT_USER_ERROR
+    assert "'data.label_regime' is 'clips': it is for a weak network" in capsys.readouterr().err
+    assert supv_main.main(["--config", str(tiny_config(train={"n_epoch": 1})), "--gpu", "cpu"]) == EXIT_DONE
+    assert json.loads((tmp_path / "run" / "eval-test" / "metrics.json").read_text())["label_regime"] is None
 
 
 @pytest.mark.parametrize("name", ONE_SIZE)

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
             report.finite = not found
             report.problems += found
     print(*_table(reports), sep="\n")
-    for_supervised, for_weak = problems(reports, weak=False), problems(reports, weak=True)
+    for_supervised, for_weak = problems(reports, None), problems(reports, "clips_with_background")
     _print_list("Problems", for_supervised)
     _print_list("Problems for weakly supervised training alone", [p for p in for_weak if p not in for_supervised])
     _print_list("Worth knowing", [note for report in reports.values() for note in report.notes])

@@ -319,22 +319,27 @@ class _Folder:
             self._note(name, f"{text}; training uses {name}")
 
 
-def require_trainable(root: str | os.PathLike, weak: bool, splits: tuple[str, ...] = TRAINED_WITH) -> None:
+def require_trainable(
+    root: str | os.PathLike, label_regime: str | None, splits: tuple[str, ...] = TRAINED_WITH
+) -> None:
     """Raise UserError with the first thing that keeps a training on the folder `root` from starting.
 
     No feature is read, so this takes a fraction of a second on AVE.
 
     Args:
-        weak: whether the weakly supervised setting is wanted, which needs the weak files too.
+        label_regime: of weakly supervised training, which needs more files (see `dataset.files.LABEL_REGIMES`); None:
+            the run is supervised, or only evaluates.
         splits: the splits that must be there.
     """
-    found = problems(check_folder(root, splits), weak)
+    reports = check_folder(root, splits)
+    found = problems(reports, label_regime)
     if found:
-        raise UserError(found[0])
+        absent = [name for name in files.BACKGROUND_ONLY if not reports[name].present]
+        without = absent and found[0] == reports[absent[0]].problems[0]
+        raise UserError(f"{found[0]}; or train without such clips: data.label_regime = clips" if without else found[0])
 
 
-def problems(reports: dict[str, FileReport], weak: bool) -> list[str]:
-    """The problems that matter for one setting, in the order of the files."""
-    return [
-        line for name, report in reports.items() if weak or name not in files.WEAK_FILES for line in report.problems
-    ]
+def problems(reports: dict[str, FileReport], label_regime: str | None) -> list[str]:
+    """The problems that matter for a run (see `require_trainable`), in the order of the files."""
+    unread = set(files.WEAK_FILES).difference(files.LABEL_REGIMES[label_regime] if label_regime else ())
+    return [line for name, report in reports.items() if name not in unread for line in report.problems]

@@ -181,7 +181,7 @@ def check_main(capsys: pytest.CaptureFixture, folder: Path, *flags: str) -> tupl
 
 
 def test_a_sound_folder_can_be_trained_on(folder, capsys):
-    require_trainable(folder, weak=True)
+    require_trainable(folder, "clips_with_background")
     code, out, err = check_main(capsys, folder, "--weak")
     assert (code, err) == (0, "")
     table = [re.split("  +", line) for line in out.splitlines()]
@@ -202,9 +202,9 @@ def test_a_damage_is_named_and_keeps_both_trainings_from_starting(folder, capsys
     assert err.count("\n") == 1
     assert "Supervised training: cannot start" in out
     assert "Weakly supervised training: cannot start" in out
-    for weak in (False, True):
+    for regime in (None, "clips_with_background"):
         with pytest.raises(UserError) as caught:
-            require_trainable(folder, weak)
+            require_trainable(folder, regime)
         assert str(folder) in str(caught.value)
     assert ";" in line  # what is wrong; how to mend it
 
@@ -217,12 +217,25 @@ def test_a_weak_file_matters_to_weakly_supervised_training_alone(folder, capsys,
     assert code == 0
     assert "Supervised training: can start\nWeakly supervised training: cannot start" in out
     assert any(line.startswith(f"- {folder / name}") and said in line for line in out.splitlines())
-    require_trainable(folder, weak=False)
+    require_trainable(folder, None)
     code, _, err = check_main(capsys, folder, "--weak")
     assert code == 2
     assert said in err
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
-        require_trainable(folder, weak=True)
+        require_trainable(folder, "clips_with_background")
+
+
+def test_a_label_regime_needs_its_own_files_only(folder):
+    for name in files.BACKGROUND_ONLY:
+        (folder / name).unlink()
+    require_trainable(folder, "clips")
+    for regime in ("clips_with_background", "segment_shares"):
+        with pytest.raises(UserError, match=r"visual_feature_noisy\.h5.*; or train without .*label_regime = clips"):
+            require_trainable(folder, regime)
+    (folder / files.CLIP_LABELS).unlink()
+    (folder / files.ANNOTATIONS).unlink()
+    with pytest.raises(UserError, match="mil_labels"):
+        require_trainable(folder, "clips")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -323,13 +336,13 @@ def test_the_val_split_alone_may_be_absent(folder, capsys):
     code, out, _ = check_main(capsys, folder)
     assert code == 0
     assert f"{folder / VAL}: not there, so there is no validation protocol" in out
-    require_trainable(folder, weak=True)
+    require_trainable(folder, "clips_with_background")
     with pytest.raises(UserError, match=r"val_order\.h5: no such file"):
-        require_trainable(folder, weak=False, splits=("val",))
+        require_trainable(folder, None, splits=("val",))
     (folder / TEST).unlink()
     with pytest.raises(UserError, match=r"test_order\.h5: no such file"):
-        require_trainable(folder, weak=False)
-    require_trainable(folder, weak=False, splits=("train",))
+        require_trainable(folder, None)
+    require_trainable(folder, None, splits=("train",))
 
 
 def test_a_data_set_of_other_sizes_passes(tmp_path, capsys):

@@ -114,6 +114,22 @@ def test_weak_items(folder):
     assert WeakAVEDataset(folder, "test")[0][2].shape == (10, 4)
 
 
+def test_weak_items_of_other_label_regimes(folder):
+    usual = WeakAVEDataset(folder, "train")
+    clips = WeakAVEDataset(folder, "train", label_regime="clips")
+    assert len(clips.sources) == 1
+    assert [label.tolist() for *_, label in clips] == [label.tolist() for *_, label in usual][:2]
+    shares = WeakAVEDataset(folder, "train", label_regime="segment_shares")
+    assert len(shares) == len(usual)
+    supervised = AVEDataset(folder, "train")
+    for i in range(2):
+        torch.testing.assert_close(shares[i][2], supervised[i][2].mean(0))
+        assert torch.equal(shares[i][0], usual[i][0])
+    assert [shares[i][2].tolist() for i in (2, 3)] == [[0, 0, 0, 1]] * 2
+    for regime in ("clips", "segment_shares"):
+        assert WeakAVEDataset(folder, "test", label_regime=regime)[0][2].shape == (10, 4)
+
+
 @pytest.mark.parametrize("stored", ["float16", "float32", "float64"])
 def test_feature_types(folder, stored):
     for name in ("visual_feature.h5", "audio_feature.h5"):

@@ -101,6 +101,8 @@ def test_correct_counts_segments_or_clips():
     assert network.correct(prediction, labels).tolist() == [9, 20]
     assert network.correct(prediction, torch.eye(4)[[0, 3]]).tolist() == [1, 2]
     assert network.correct(prediction, labels).dtype == torch.float64
+    shares = torch.tensor([[0.1, 0, 0, 0.9], [0, 0, 0.5, 0.5]])  # of segments: the clip's label is the event
+    assert network.correct(prediction, shares).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("name", EXPLAINED)

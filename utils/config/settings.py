@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
+from dataset.files import LABEL_REGIMES
 from model import NETWORKS, build_loss, validated_settings
 from model.localization import RULES, check_rule
 from model.settings import NetworkSettings, PositiveInt, Settings, Strength, Width
@@ -78,6 +79,10 @@ class DataSettings(Settings):
     device, host and stream that fits."""
     workers: Annotated[int, Field(ge=0, le=256), Key(may_differ="always")] = 2
     """Threads that read the features; with `loader`: worker processes."""
+    label_regime: Annotated[Literal[tuple(LABEL_REGIMES)], Key(training_only=True)] = "clips_with_background"
+    """Weak supervision only: what training learns from. `clips_with_background`: labels of clips, background-only clips
+    among them; `clips`: labels of clips, without these; `segment_shares`: the share of a clip's segments that carry
+    each label, which tells how long its event lasts, background-only clips among them."""
     generate: Annotated[GenerateSettings | None, Key(may_differ="always")] = None
     """Clips to generate once if the data folder isn't there; null: the data are a user's own."""
 
@@ -180,10 +185,14 @@ class Config(Settings):
                 f"data.generate.categories is {generated.categories} and model.categories {self.model.categories}: "
                 f"set both to the same number"
             )
-        for key, value in (("threshold", self.eval.threshold), ("localize", self.eval.localize)):
-            if self.supervision == "full" and value not in (None, "authors"):
+        for key, value, default in (
+            ("eval.threshold", self.eval.threshold, None),
+            ("eval.localize", self.eval.localize, "authors"),
+            ("data.label_regime", self.data.label_regime, "clips_with_background"),
+        ):
+            if self.supervision == "full" and value != default:
                 raise ValueError(
-                    f"'eval.{key}' is {value!r}: it is for a weak network, one that learns from clip labels ({WEAK})"
+                    f"{key!r} is {value!r}: it is for a weak network, one that learns from clip labels ({WEAK})"
                 )
         try:
             check_rule(self.eval.localize, self.eval.threshold)
@@ -213,6 +222,11 @@ class Config(Settings):
     def supervision(self) -> Literal["full", "weak"]:
         """Which labels the network learns from: those of segments, or of clips."""
         return NETWORKS[self.model.name].supervision
+
+    @property
+    def label_regime(self) -> str | None:
+        """What a weak network learns from, a name of `dataset.files.LABEL_REGIMES`; None for a supervised one."""
+        return self.data.label_regime if self.supervision == "weak" else None
 
 
 @functools.cache

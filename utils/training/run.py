@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from dataset import files
-from dataset.ave import AVEDataset, WeakAVEDataset
+from dataset.ave import AVEDataset
 from dataset.check.folder import require_trainable
 from dataset.fingerprint import fingerprint
 from dataset.labels import clip_names
@@ -48,7 +49,7 @@ class Experiment(NamedTuple):
 
     network: nn.Module
     loss: nn.Module
-    dataset: type[AVEDataset]
+    dataset: Callable[[str, str, torch.dtype], AVEDataset]  # (root, split, dtype)
     localization: Localization  # how an output becomes segments
 
 
@@ -101,14 +102,14 @@ def _train(experiment: Experiment, config: Config, options: Options, device: tor
         else:
             config = processes.from_first(lambda: _config_to_go_on(config, options, checkpoint))
     folder = config.train.folder
-    weak = issubclass(experiment.dataset, WeakAVEDataset)
     splits = _splits_to_train(config.data.folder)
-    require_trainable(config.data.folder, weak, splits)
+    require_trainable(config.data.folder, config.label_regime, splits)
     datasets = {split: experiment.dataset(config.data.folder, split, dtype) for split in splits}
     _check_fits(datasets["train"], config)
     check_localization(network, datasets["train"], experiment.localization)
     if processes.rank() == 0:
-        recorder = Recorder(folder, fingerprint(config.data.folder, weak), new=state is None)
+        found = fingerprint(config.data.folder, weak=config.supervision == "weak")
+        recorder = Recorder(folder, found, new=state is None)
     else:
         recorder = Spectator(folder)
     try:
@@ -180,7 +181,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
     checkpoint = load_weights(experiment.network, path, config.model)
     _set_threshold(experiment, config, checkpoint, device)
     split = config.eval.split
-    require_trainable(config.data.folder, weak=False, splits=(split,))
+    require_trainable(config.data.folder, None, (split,))
     dataset = AVEDataset(config.data.folder, split, dtype_of(config.train.precision))
     _check_fits(dataset, config)
     check_localization(experiment.network, dataset, experiment.localization)
@@ -190,6 +191,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         experiment.network, batches[split], experiment.localization, config.train.precision, attention=True
     )
     trivial = trivial_accuracies(dataset.labels)
+    trained = config_of(checkpoint) if checkpoint.ours else config
     metrics: dict[str, Any] = {
         "accuracy": result.accuracy,
         "clips": result.target.shape[0],
@@ -197,6 +199,7 @@ def _test(experiment: Experiment, config: Config, options: Options, device: torc
         "split": split,
         "model": type(experiment.network).__name__,
         "supervision": config.supervision,
+        "label_regime": trained.label_regime,
         "right_category_everywhere": trivial.right_category,
         "best_single_label": trivial.best_single_label,
         "reading": experiment.localization.description,

@@ -26,7 +26,7 @@ def test_the_main_configs_spell_out_the_defaults(file, name):
     written = json.loads((CONFIGS / file).read_text())
     defaults = config_files.build({"model": {"name": name}}, source="defaults").model_dump()
     of_the_other_setting = {
-        SUPERVISED: {"eval.threshold", "eval.localize"},
+        SUPERVISED: {"eval.threshold", "eval.localize", "data.label_regime"},
         WEAK: set(),
     }[name]
     for section, values in defaults.items():
