@@ -30,9 +30,11 @@ def made_evaluation(clips: int, categories: int, segments: int = 10, grid: tuple
         target=torch.from_numpy(np.where(is_event, category[:, None], categories)),
         category=torch.from_numpy(said),
         event_probability=torch.from_numpy(probability).float(),
-        gate=torch.from_numpy(probability**2).float(),
-        audio_gate=torch.from_numpy(probability).float(),
-        visual_gate=torch.from_numpy(probability).float(),
+        scores={
+            "gate": torch.from_numpy(probability**2).float(),
+            "audio_gate": torch.from_numpy(probability).float(),
+            "visual_gate": torch.from_numpy(probability).float(),
+        },
         attention=attention.half(),
     )
 

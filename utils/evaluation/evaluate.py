@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from utils.base import processes
 from utils.base.devices import autocast, naming_batch_size
 from utils.base.errors import UserError
 
-GATES = ("gate", "audio_gate", "visual_gate")
 CHOOSING_CLIPS = 1024  # 10,000 segments fix one threshold well; more would only cost time
 
 
@@ -32,10 +31,8 @@ class Evaluation(NamedTuple):
     target: Tensor  # [n, T] int64
     category: Tensor  # [n] int64: predicted category of the clip
     event_probability: Tensor  # [n, T] float32
-    gate: Tensor  # [n, T] float32: what time-level suppression makes of the two gates below
-    audio_gate: Tensor  # [n, T] float32
-    visual_gate: Tensor  # [n, T] float32
-    attention: Tensor | None = None  # [n, T, H, W] float16, where asked for: sums to 1 over the grid
+    scores: dict[str, Tensor]  # [n, T] float32 each: those of the network's explanation, by name
+    attention: Tensor | None = None  # [n, T, H, W] float16, where asked for and there: sums to 1 over the grid
 
     @property
     def accuracy(self) -> float:
@@ -53,34 +50,57 @@ def evaluate(
         predict: (output, explanation) -> Prediction: a localization, or the network's own `predict`.
         precision: float32, float64 or bfloat16.
         attention: whether to keep the attention maps too.
+
+    Raises UserError where the network's answer for a clip is not a finite number.
     """
     network.eval()
-    places, parts = [], []
+    parts: list[dict[str, Tensor]] = []
     for batch in tqdm(batches.epoch(0), "evaluating", len(batches), leave=False, disable=no_bar()):
         with naming_batch_size("--test_batch_size", batches.batch_size), autocast(batches.device, precision):
             output, explanation = network.explain(batch.visual, batch.audio)
             prediction = predict(output, explanation)
         if batch.weight:  # else the clips are another process's
-            always = torch.ones_like(prediction.event_probability)
-            gates = [explanation.scores.get(name, always) for name in GATES]
-            columns = [prediction.segments, batch.labels.argmax(-1), prediction.category]
-            columns += [probability.float() for probability in (prediction.event_probability, *gates)]
-            if attention:
-                columns.append(explanation.attention.half())
-            places.append(batch.clips)
-            parts.append(columns)
-    mine = Evaluation(*(torch.cat(column).cpu() for column in zip(*parts, strict=True))) if parts else None
-    return _in_order(processes.all_gather((places, mine)))
+            part = {
+                "position": batch.clips,
+                "segments": prediction.segments,
+                "target": batch.labels.argmax(-1),
+                "category": prediction.category,
+                "event_probability": prediction.event_probability.float(),
+                "is_finite": prediction.category_probability.isfinite().flatten(1).all(1),
+                **{f"{_SCORE}{name}": score.float() for name, score in explanation.scores.items()},
+            }
+            if attention and explanation.attention is not None:
+                part["attention"] = explanation.attention.half()
+            parts.append(part)
+    mine = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]} if parts else {}
+    return _in_order(processes.all_gather(mine), batches.dataset)
 
 
-def _in_order(shares: list[tuple[list[Tensor], Evaluation | None]]) -> Evaluation:
-    """The split's evaluation, from each process's places in the split and its evaluation of those."""
-    places = torch.cat([place for places, _ in shares for place in places])
-    order = places.argsort()
-    if not torch.equal(places[order], torch.arange(len(places))):
+_SCORE = "score of "  # before the names of scores, which may be any
+
+
+def _in_order(shares: list[dict[str, Tensor]], dataset: AVEDataset) -> Evaluation:
+    """The split's evaluation, from each process's share of its clips."""
+    shares = [share for share in shares if share]
+    columns = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
+    order = columns["position"].argsort()
+    if not torch.equal(columns.pop("position")[order], torch.arange(len(order))):
         raise RuntimeError("a clip was evaluated twice or not at all")
-    columns = zip(*(evaluation for _, evaluation in shares if evaluation is not None), strict=True)
-    return Evaluation(*(None if column[0] is None else torch.cat(column)[order] for column in columns))
+    columns = {name: column[order] for name, column in columns.items()}
+    if not columns.pop("is_finite").all():
+        _refuse_nonfinite(shares, dataset)
+    scores = {name.removeprefix(_SCORE): columns.pop(name) for name in list(columns) if name.startswith(_SCORE)}
+    return Evaluation(**columns, scores=scores)
+
+
+def _refuse_nonfinite(shares: list[dict[str, Tensor]], dataset: AVEDataset) -> NoReturn:
+    clips = torch.cat([share["position"][~share["is_finite"]] for share in shares]).tolist()
+    first, row = dataset.source(min(clips))
+    raise UserError(
+        f"the network's answer is not a finite number in {len(clips)} of the {dataset.split} split's {len(dataset)} "
+        f"clips (the first is row {row} of {first.visual.path}); look for bad features with `python -m dataset.check`, "
+        f"or use another checkpoint"
+    )
 
 
 def no_bar() -> bool | None:

@@ -14,7 +14,6 @@ from utils.base.errors import UserError
 from utils.evaluation.evaluate import Evaluation
 
 IOU_THRESHOLDS = tuple(round(0.1 * k, 1) for k in range(1, 10))  # 0.1 ... 0.9
-SCORES = ("event_probability", "gate", "audio_gate", "visual_gate")  # of a segment, each in [0, 1]
 CALIBRATION_BINS = 10
 PLACES = ("before", "first second", "inside", "last second", "after")  # of a segment, seen from the clip's event
 
@@ -29,7 +28,8 @@ def detailed(result: Evaluation, categories: list[str]) -> dict[str, Any]:
     """
     predicted, target = result.segments.numpy(), result.target.numpy()
     background = len(categories)
-    scores = {name: getattr(result, name).double().numpy() for name in SCORES}
+    scores = {"event_probability": result.event_probability, **result.scores}
+    scores = {name: values.double().numpy() for name, values in scores.items()}
     for name, values in scores.items():
         if not np.isfinite(values).all():
             clips = np.flatnonzero(~np.isfinite(values).all(1))[:5].tolist()

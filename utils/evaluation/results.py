@@ -30,8 +30,8 @@ def write(folder: Path, metrics: dict[str, Any], result: Evaluation, rows: np.nd
 
     A line of `predictions.jsonl` is a clip: `index` (its row in the feature file), `id` (or null), `prediction`
     and `target` (T category indices, C = background), `event_probability` (T numbers), `category` (its name),
-    `gate`, `audio_gate` and `visual_gate` (T numbers each). `attention.npy` holds the attention maps, where the
-    evaluation kept them: [n, T, H, W] float16 in the order of the lines.
+    and each score of the network by its name (T numbers; of CMBS `gate`, `audio_gate` and `visual_gate`).
+    `attention.npy` holds the attention maps, where there are any: [n, T, H, W] float16 in the order of the lines.
     """
     make_folder(folder)
     write_text(folder / PREDICTIONS, "".join(json.dumps(line) + "\n" for line in _lines(result, rows, names)))
@@ -44,29 +44,16 @@ def write(folder: Path, metrics: dict[str, Any], result: Evaluation, rows: np.nd
 
 def _lines(result: Evaluation, rows: np.ndarray, names: ClipNames) -> list[dict[str, Any]]:
     categories = [*names.categories, "background"]
-    numbers = (result.event_probability, result.gate, result.audio_gate, result.visual_gate)
-    columns = zip(
-        rows.tolist(),
-        result.segments.tolist(),
-        result.target.tolist(),
-        result.category.tolist(),
-        *(_rounded(values) for values in numbers),
-        strict=True,
-    )
-    return [
-        {
-            "index": row,
-            "id": names.ids[row] if names.ids else None,
-            "prediction": prediction,
-            "target": target,
-            "event_probability": probability,
-            "category": categories[category],
-            "gate": gate,
-            "audio_gate": audio_gate,
-            "visual_gate": visual_gate,
-        }
-        for row, prediction, target, category, probability, gate, audio_gate, visual_gate in columns
-    ]
+    columns = {
+        "index": rows.tolist(),
+        "id": [names.ids[row] for row in rows] if names.ids else [None] * len(rows),
+        "prediction": result.segments.tolist(),
+        "target": result.target.tolist(),
+        "event_probability": _rounded(result.event_probability),
+        "category": [categories[category] for category in result.category.tolist()],
+        **{name: _rounded(values) for name, values in result.scores.items()},
+    }
+    return [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]
 
 
 def _rounded(values: Any) -> list[list[float]]:

@@ -17,7 +17,7 @@ from utils.base import checkpoint, processes
 from utils.base.devices import naming_batch_size
 from utils.base.errors import Interrupted
 from utils.evaluation import protocols
-from utils.evaluation.evaluate import GATES, choose_threshold, evaluate, no_bar
+from utils.evaluation.evaluate import choose_threshold, evaluate, no_bar
 from utils.training.meter import Meter
 from utils.training.state import Training
 from utils.training.stopping import StopRequest
@@ -52,8 +52,8 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
                         _stop(training)
                     result = evaluate(network, batches[split], localization, settings.precision)
                     metrics[f"{split}_accuracy"] = result.accuracy
-                    gates = {f"{split}/{name}": getattr(result, name) for name in GATES}
-                    training.recorder.histograms(gates, epoch * len(batches["train"]))
+                    scores = {f"{split}/{name}": values for name, values in result.scores.items()}
+                    training.recorder.histograms(scores, epoch * len(batches["train"]))
                 protocols.choose(training.position.best, metrics)
             metrics["seconds"] = training.seconds()
             training.scheduler.step()

@@ -148,6 +148,6 @@ def test_accuracy_along_time_by_hand() -> None:
 
 def test_a_probability_that_is_no_number_is_named_with_its_clips() -> None:
     result = made_evaluation(4, 3)
-    result.gate[2, 1] = float("nan")
+    result.scores["gate"][2, 1] = float("nan")
     with pytest.raises(UserError, match=r"gate is not a finite number in the split's clips \[2\]"):
         metrics.detailed(result, list("abc"))

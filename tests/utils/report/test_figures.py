@@ -49,6 +49,6 @@ def test_bars_are_as_long_as_the_accuracies(metrics: dict) -> None:
 
 def test_many_categories_and_empty_bins_can_be_drawn() -> None:
     result = made_evaluation(40, 141)
-    result.gate.fill_(0.99)  # a saturated gate: nine of ten bins are empty
+    result.scores["gate"].fill_(0.99)  # a saturated gate: nine of ten bins are empty
     names = [name for name, _ in figures.draw(as_metrics(result, [f"category {i}" for i in range(141)]))]
     assert names == NAMES
