@@ -95,11 +95,12 @@ def _in_order(shares: list[dict[str, Tensor]], dataset: AVEDataset) -> Evaluatio
 
 def _refuse_nonfinite(shares: list[dict[str, Tensor]], dataset: AVEDataset) -> NoReturn:
     clips = torch.cat([share["position"][~share["is_finite"]] for share in shares]).tolist()
-    first, row = dataset.source(min(clips))
+    source, row = dataset.source(min(clips))
+    path = dataset.sources[source].visual.path
     raise UserError(
         f"the network's answer is not a finite number in {len(clips)} of the {dataset.split} split's {len(dataset)} "
-        f"clips (the first is row {row} of {first.visual.path}); look for bad features with `python -m dataset.check`, "
-        f"or use another checkpoint"
+        f"clips (the first is row {row} of {path}); look for bad features with `python -m dataset.check`, or use "
+        f"another checkpoint"
     )
 
 
