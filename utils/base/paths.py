@@ -26,6 +26,6 @@ def config_path(path: str | os.PathLike) -> str:
 
 def _relative_to(folder: Path, path: Path) -> Path:
     tidy = Path(os.path.normpath(path))
-    if tidy.resolve() == path.resolve():  # not so where a ".." follows a symbolic link
+    if os.path.realpath(tidy) == os.path.realpath(path):  # not so where a ".." follows a symbolic link
         path = tidy
     return path.relative_to(folder) if path.is_relative_to(folder) else path

@@ -51,10 +51,10 @@ def _validated(values: dict[str, Any], source: str, flags: Mapping[str, str]) ->
         raise UserError(f"{source}: {explain(error, values)}") from error
 
 
-def read_json(path: str | os.PathLike, _extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_json(path: str | os.PathLike, _extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
     """Sections of a JSON config, those it extends merged in. Raises UserError for anything but a JSON object."""
     path = moved(Path(path))
-    if path.resolve() in _extended_by:
+    if os.path.realpath(path) in _extended_by:
         raise UserError(f'{path}: extends itself, through {_extended_by[-1]}; remove one "extends"')
     values = text.read_json(
         path, "config file", _similar_file(path), object_pairs_hook=_no_repeats, parse_constant=_no_constant
@@ -68,7 +68,7 @@ def read_json(path: str | os.PathLike, _extended_by: tuple[Path, ...] = ()) -> d
     if not isinstance(parent, str):
         raise UserError(f'{path}: "extends" must be the name of a config file, not {parent!r}')
     try:
-        base = read_json(path.parent / parent, (*_extended_by, path.resolve()))
+        base = read_json(path.parent / parent, (*_extended_by, os.path.realpath(path)))
     except ValueError as error:  # a name that no file can have
         raise UserError(f'{path}: "extends" is not a file name: {error}') from error
     return merge(base, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,9 +55,12 @@ def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
         localization = Localization.of_state(network, state)
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
+    names = checkpoint.categories
+    if names is not None and len(names) != settings.categories:
+        raise UserError(f"{path}: is damaged: names {len(names)} categories of a network with {settings.categories}")
     network.eval()
     _try(network, settings, localization, path)
-    return Loaded(network, localization, settings.categories, checkpoint.categories, root)
+    return Loaded(network, localization, settings.categories, names, root)
 
 
 def _evaluated_with(folder: Path, checkpoint: Path, epoch: int | None) -> dict[str, Any]:
@@ -66,15 +70,21 @@ def _evaluated_with(folder: Path, checkpoint: Path, epoch: int | None) -> dict[s
         raise UserError(f"{folder}: is an evaluation of a supervised network, which has no such choice")
     evaluated = metrics.get("checkpoint")
     if isinstance(evaluated, str):  # else by hand: nothing to compare
-        name = Path(evaluated).name
-        is_beside = folder.resolve().parent == checkpoint.resolve().parent  # and both may have been moved
-        is_same = Path(evaluated).resolve() == checkpoint.resolve() or (is_beside and name == checkpoint.name)
+        is_beside = _is_same(folder.absolute().parent, checkpoint.absolute().parent)  # and both may have been moved
+        is_same = _is_same(evaluated, checkpoint) or (is_beside and Path(evaluated).name == checkpoint.name)
         if not is_same or metrics.get("epoch") != epoch:
             raise UserError(
                 f"{folder}: is an evaluation of {evaluated}, epoch {metrics.get('epoch')}, not of {checkpoint}, epoch "
                 f"{epoch}; evaluate this checkpoint with weak_test.sh, or name that one"
             )
     return metrics
+
+
+def _is_same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):  # not there, or a name that no file can have
+        return False
 
 
 def _try(network: nn.Module, settings: NetworkSettings, localization: Localization, path: Path) -> None:

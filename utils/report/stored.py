@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from utils.base.errors import UserError
 from utils.base.text import read_json_lines, require_file
+from utils.config.settings import FolderName
 from utils.evaluation.results import ATTENTION, METRICS, PREDICTIONS, read_metrics
 
 _AGAIN = "evaluate again with supv_test.sh or weak_test.sh"
@@ -107,7 +108,7 @@ class _Metrics(_Part):
     reading: str
     checkpoint: str
     epoch: Count | None
-    data_root: str
+    data_root: FolderName
     generated: bool = False
     right_category_everywhere: Percent
     best_single_label: Percent

@@ -173,6 +173,7 @@ ODD_METRICS = [
     *[("clips", value) for value in (0, 4, -5)],
     *[("calibration/other", {"bins": [], "error": 1.0}), ("separation/other", {"ap": 1.0, "auc": 1.0})],
     *[("categories", []), ("segments", 7), ("checkpoint", 5), ("generated", "no")],
+    *[("data_root", "\0"), ("data_root", "a" * 5000), ("data_root", "")],
 ]
 ODD_CLIPS = [
     *[(path, "wrong") for path in ("index", "prediction", "target/3", "event_probability", "gate/0")],

@@ -344,6 +344,16 @@ def test_a_row_of_different_data_is_refused(write_study, tiny_data, tmp_path, ca
     assert f"{second.folder}: was trained on other data than {first.folder}" in one_line(capsys)
 
 
+@pytest.mark.parametrize("loop", ["study/cmbs", "study/cmbs/seed-1", "study/cmbs/seed-1.out", "supv_main_model.json"])
+def test_a_link_to_itself_is_one_line(loop, write_study, tmp_path, capsys):
+    path = write_study()
+    (tmp_path / loop).unlink(missing_ok=True)
+    (tmp_path / loop).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / loop).symlink_to(tmp_path / loop)
+    assert study_command.main([path, "--gpu", "cpu"]) == EXIT_USER_ERROR
+    assert loop in one_line(capsys)
+
+
 def test_val_numbers_do_not_come_into_columns_of_the_test_split(write_study, tiny_config, capsys):
     weak = tiny_config("weak_main_model").name
     changes = {"runs": {"weak": weak}, "readings": {"again": ["weak", weak]}, "set": {"eval": {"split": "val"}}}
