@@ -143,7 +143,7 @@ def contrast(encoding: Tensor, noisy_encoding: Tensor, is_event: Tensor) -> Tens
     s reaches 100, so sums of e^s are taken as log-sum-exp.
     """
     segments = is_event.shape[1]
-    with torch.autocast(encoding.device.type, enabled=False):  # in bfloat16, s near 100 would have steps of a half
+    with torch.autocast("cuda" if encoding.is_cuda else "cpu", enabled=False):  # bfloat16: s near 100 in steps of 0.5
         z = torch.cat([F.normalize(at_least_float32(e), dim=2) for e in (encoding, noisy_encoding)], dim=1)
         s = z @ z.transpose(1, 2) / TEMPERATURE  # [B, 2T, 2T]
     itself = torch.eye(2 * segments, dtype=torch.bool, device=s.device)
