@@ -15,6 +15,7 @@ from model.localization import Localization
 from model.settings import NetworkSettings
 from utils.base.checkpoint import Checkpoint
 from utils.base.errors import UserError
+from utils.base.paths import ROOT
 from utils.config.settings import DataSettings
 from utils.evaluation import results
 from utils.evaluation.weights import config_of, network_of
@@ -71,7 +72,7 @@ def _evaluated_with(folder: Path, checkpoint: Path, epoch: int | None) -> dict[s
     evaluated = metrics.get("checkpoint")
     if isinstance(evaluated, str):  # else by hand: nothing to compare
         is_beside = _is_same(folder.absolute().parent, checkpoint.absolute().parent)  # and both may have been moved
-        is_same = _is_same(evaluated, checkpoint) or (is_beside and Path(evaluated).name == checkpoint.name)
+        is_same = _is_same(ROOT / evaluated, checkpoint) or (is_beside and Path(evaluated).name == checkpoint.name)
         if not is_same or metrics.get("epoch") != epoch:
             raise UserError(
                 f"{folder}: is an evaluation of {evaluated}, epoch {metrics.get('epoch')}, not of {checkpoint}, epoch "
@@ -80,7 +81,7 @@ def _evaluated_with(folder: Path, checkpoint: Path, epoch: int | None) -> dict[s
     return metrics
 
 
-def _is_same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
+def _is_same(path: Path, other: Path) -> bool:
     try:
         return os.path.samefile(path, other)
     except (OSError, ValueError):  # not there, or a name that no file can have

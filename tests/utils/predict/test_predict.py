@@ -34,6 +34,7 @@ from utils.base.checkpoint import Checkpoint
 from utils.config import files as config_files
 from utils.config import settings as config_settings
 from utils.predict import __main__ as predict_command
+from utils.predict import network as predict_network
 from utils.predict.page import write_page
 from utils.predict.timeline import Answer, clip_starts, clock, decide, events, merge, timeline_of
 from utils.predict.videos import as_json
@@ -257,6 +258,13 @@ def test_the_weak_network_is_read_as_its_run_or_an_evaluation_did(tmp_path, chec
     assert said["as an evaluation"]["events"] == []
     assert said["as an evaluation"] == said["by its old name"]
 
+    # Inside the project an evaluation names its checkpoint relative to the project's folder.
+    with monkeypatch.context() as patch:
+        patch.setattr(predict_network, "ROOT", tmp_path)
+        (evaluation / "metrics.json").write_text(json.dumps({**metrics, "checkpoint": trained.name}))
+        elsewhere = shutil.copytree(evaluation, tmp_path / "results" / "of the evaluation")
+        assert run(path, "--checkpoint", trained, "--localization", elsewhere) == 0
+
     # The run was moved, with its evaluation; then its checkpoint was overwritten by a later epoch's.
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -269,7 +277,10 @@ def test_the_weak_network_is_read_as_its_run_or_an_evaluation_did(tmp_path, chec
     content.save(moved / trained.name)
     capsys.readouterr()
     assert run(path, *arguments) == 2
-    assert f"is an evaluation of {trained}, epoch 1, not of {moved / trained.name}, epoch 2" in capsys.readouterr().err
+    assert (
+        f"is an evaluation of {trained.name}, epoch 1, not of {moved / trained.name}, epoch 2"
+        in capsys.readouterr().err
+    )
 
     supervised_file, _ = checkpoints[config_settings.SUPERVISED]
     older = {key: value for key, value in metrics.items() if key != "localize"}
@@ -282,7 +293,10 @@ def test_the_weak_network_is_read_as_its_run_or_an_evaluation_did(tmp_path, chec
         (["--resume", file, "--localization", tmp_path / "eval-val"], "is an evaluation of a supervised network"),
         (["--resume", file, "--localization", tmp_path / "eval-train"], "is an evaluation of a supervised network"),
         (["--resume", file, "--localization", tmp_path], "is not an evaluation's folder"),
-        (["--resume", file, "--localization", evaluation], f"is an evaluation of {trained}, epoch 1, not of {file}"),
+        (
+            ["--resume", file, "--localization", evaluation],
+            f"is an evaluation of {trained.name}, epoch 1, not of {file}",
+        ),
     ]:
         assert run(path, *arguments) == 2, message
         assert message in capsys.readouterr().err
