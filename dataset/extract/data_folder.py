@@ -22,17 +22,16 @@ from tqdm import tqdm
 from dataset import files, labels
 from dataset.extract.decoding import BrokenVideo
 from dataset.extract.features import FeatureExtractor, Features
+from dataset.extract.find import as_text, find_videos
 from dataset.extract.video import Clip, read_clip
 from dataset.prefetch import ahead
 from dataset.writing import write_array, write_features
 from utils.base.atomic import atomic_path, inside, make_folder, require_free_space, write_text
 from utils.base.devices import choose_device
 from utils.base.errors import UserError
-from utils.base.text import require_file
 
 RECORD = "extraction.json"
 CLIPS = "clips"
-ENDINGS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
 _SEGMENT_BYTES = 4 * (7 * 7 * 512 + 128)  # of a segment's features, in a clip's file and again in the data folder's
 _SPLIT_SEED = 0
 _HELD_OUT = 0.1  # share of the videos in val and in test, about AVE's
@@ -100,27 +99,6 @@ def extract(
 
 
 _WITHOUT_LABELS = "there are no labels: training and evaluation need --annotations"
-
-
-def find_videos(sources: Sequence[Path]) -> dict[str, Path]:
-    """Videos by id (their name without its ending), in the order given; a folder stands for its videos, sorted.
-
-    Raises UserError for a path that isn't there, a folder without videos, and two videos of one name.
-    """
-    found: dict[str, Path] = {}
-    for source in sources:
-        paths = [source]
-        if not source.is_dir():
-            require_file(source, "video or folder")
-        else:
-            paths = sorted(path for path in source.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
-            if not paths:
-                raise UserError(f"{source}: holds no video ({', '.join(ENDINGS)})")
-        for path in paths:
-            other = found.setdefault(path.stem, path)
-            if other.resolve() != path.resolve():
-                raise UserError(f"{other} and {path} have the same name {path.stem!r}, which names a clip; rename one")
-    return found
 
 
 def decoded_ahead(videos: dict[str, Path], seconds: int, workers: int) -> Iterator[tuple[str, Clip | BrokenVideo]]:
@@ -254,7 +232,7 @@ def _write_record(
     record = {
         **dataclasses.asdict(making),
         "versions": {name: importlib.metadata.version(name) for name in ("av", "keras", "torch")},
-        "rows": [{"id": id, "video": str(path), "notes": store.notes(id)} for id, path in rows],
-        "left_out": list(broken.values()),
+        "rows": [{"id": id, "video": as_text(path), "notes": store.notes(id)} for id, path in rows],
+        "left_out": [as_text(reason) for reason in broken.values()],
     }
     write_text(root / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -97,7 +97,9 @@ def timestamps(path: Path) -> Timestamps:
             raise BrokenVideo(f"{path}: cannot be read ({error.strerror}); copy or download it again") from error
         if not packets:
             raise BrokenVideo(f"{path}: its picture track holds no frame; make or download it again")
-        promised = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
+        # Matroska states when a file ends, the others how long it is.
+        starts = 0 if "matroska" in container.format.name else container.start_time or 0
+        promised = (starts + (container.duration or 0)) / av.time_base
         if promised - end > _CUT_SHORT and end > 0:
             raise BrokenVideo(f"{path}: breaks off after {end:.1f} s of {promised:.1f} s; copy or download it again")
         sound = container.streams.audio[0] if container.streams.audio else None

@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     loaded = load_network(args.checkpoint, args.localization)
     names = category_names(loaded, args.annotations, args.data_root)
     # Only now: a package of requirements-video.txt that is missing becomes a one-line error, and --help is quick.
-    from dataset.extract.data_folder import find_videos
     from dataset.extract.features import FeatureExtractor
+    from dataset.extract.find import find_videos
     from utils.predict.page import write_page
     from utils.predict.videos import predict
 

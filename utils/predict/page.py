@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from dataset.extract.find import as_text
 from utils.base.atomic import make_folder, write_text
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -21,7 +22,9 @@ def write_page(path: Path, timelines: Sequence[tuple[Path, dict[str, Any]]]) -> 
     Raises UserError when it can't be written.
     """
     folder = make_folder(path.absolute().parent)
-    entries = [{**timeline, "source": _link(video, folder), "name": video.name} for video, timeline in timelines]
+    entries = [
+        {**timeline, "source": _link(video, folder), "name": as_text(video.name)} for video, timeline in timelines
+    ]
     # Within a script element only "</" and "<!--" end or change anything, so no "<" is left as it is.
     data = json.dumps(entries, ensure_ascii=False).replace("<", "\\u003c")
     write_text(path, _TEMPLATE.read_text(encoding="utf-8").replace(_PLACE, data))
@@ -30,6 +33,6 @@ def write_page(path: Path, timelines: Sequence[tuple[Path, dict[str, Any]]]) -> 
 def _link(video: Path, folder: Path) -> str:
     """A relative link to `video`, or, from another drive, an absolute one."""
     try:
-        return quote(Path(os.path.relpath(video.absolute(), folder)).as_posix())
+        return quote(os.fsencode(Path(os.path.relpath(video.absolute(), folder)).as_posix()))
     except ValueError:
         return video.absolute().as_uri()

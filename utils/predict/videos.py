@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dataset.extract.decoding import BrokenVideo
 from dataset.extract.features import FeatureExtractor
+from dataset.extract.find import as_text
 from utils.base.atomic import inside, write_text
 from utils.base.errors import UserError
 from utils.predict.network import Loaded
@@ -69,7 +70,7 @@ def as_json(timeline: Timeline, names: list[str], made_with: dict[str, Any]) -> 
     """A timeline as it is written to a file and handed to the page."""
     names = [*names, "background"]
     return {
-        "video": str(timeline.video),
+        "video": as_text(timeline.video),
         "length": round(timeline.length, 3),
         "first_frame": round(timeline.first_frame, 3),
         **made_with,

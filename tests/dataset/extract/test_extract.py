@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from fractions import Fraction
@@ -274,3 +275,38 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(package):
     assert done.stderr.count("\n") == 1
     assert f"package {package}:" in done.stderr
     assert "pip install -r requirements-video.txt" in done.stderr
+
+
+def test_names_that_are_not_utf_8(tmp_path, videos, quick, capsys):
+    root, name = tmp_path / "out", os.fsdecode(b"caf\xe9")
+    (videos / "a.mp4").rename(videos / f"{name}.mp4")
+    (videos / "broken.mp4").rename(videos / f"{name}.avi")
+    (videos / "broken").mkdir()
+    (videos / f"{name}.avi").rename(videos / "broken" / os.fsdecode(b"\xff.avi"))
+    lines = tmp_path / "lines.txt"
+    lines.write_text(LINES.replace("&a&", "&caf\\xe9&"))
+    assert run(videos, "--to", root, "--annotations", lines) == 0
+    record = json.loads((root / data_folder.RECORD).read_text(encoding="utf-8"))
+    assert record["rows"][0] == {"id": "caf\\xe9", "video": f"{videos}/caf\\xe9.mp4", "notes": []}
+    assert labels.read_annotations(root / files.ANNOTATIONS)[0].id == "caf\\xe9"
+    capsys.readouterr()
+    assert run(videos, "--to", root, "--annotations", lines) == 0
+    assert "3 videos, 3 of them done before" in capsys.readouterr().out
+    assert run(videos, "--to", tmp_path / "all") == 0
+    record = json.loads((tmp_path / "all" / data_folder.RECORD).read_text(encoding="utf-8"))
+    assert record["left_out"][0].startswith(f"{videos}/broken/\\xff.avi: is no video that FFmpeg can open")
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 10_000, 200_000])
+def test_a_limit_on_file_sizes_is_named_and_what_was_there_stays(tmp_path, videos, quick, capsys, limit):
+    root = tmp_path / "out"
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+    try:
+        code = run(videos, "--to", root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert code == 2
+    assert "the file may not become that large (ulimit -f)" in capsys.readouterr().err
+    assert not (root / files.VISUAL).exists()
+    assert run(videos, "--to", root) == 0

@@ -272,3 +272,16 @@ def test_broken_files_are_named_with_the_reason(tmp_path):
 
 def test_a_frame_number_survives_encoding():
     assert number_of(numbered_picture(693, 80, 48)) == 693
+
+
+@pytest.mark.parametrize("start", [0.5, 7, 3600])
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "ts", "flv"])
+def test_a_file_whose_clock_does_not_start_at_0(tmp_path, ending, start):
+    times = [start + t for t in steady(4, 10)]
+    sound = tone(4, 1, 2)
+    path = write_video(tmp_path / f"a.{ending}", times, sound, rate=10, sound_delay=start)
+    clip = read_clip(path, 4)
+    assert shown(clip).tolist() == authors_rule(40, 4)
+    assert loud(clip.waveform) == pytest.approx([1, 2], abs=0.03)
+    assert clip.notes == ()
+    assert read_timestamps(path).first_frame == pytest.approx(start, abs=0.3)

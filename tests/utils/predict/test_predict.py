@@ -327,6 +327,19 @@ def test_the_page_holds_the_timelines_and_finds_the_videos(tmp_path, checkpoints
     assert "http" not in page.read_text().replace("http://www.w3.org/2000/svg", ""), "nothing is fetched"
 
 
+def test_a_name_that_is_not_utf_8(tmp_path, checkpoints, monkeypatch):
+    monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
+    path = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    write_video(tmp_path / "a.mp4", steady(10, 1), rate=1).rename(path)
+    file, _ = checkpoints[config_settings.WEAK]
+    page = tmp_path / "timeline.html"
+    assert run(tmp_path, "--resume", file, "--html", page, "--output", tmp_path / "out") == 0
+    (timeline,) = page_data(page)
+    assert timeline["video"] == f"{tmp_path}/caf\\xe9.mp4"
+    assert timeline["source"] == "caf%E9.mp4"
+    assert [made.name for made in (tmp_path / "out").iterdir()] == ["caf\\xe9.json"]
+
+
 def test_a_broken_video_is_reported_and_left_out(tmp_path, checkpoints, monkeypatch, capsys):
     monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
     good = write_video(tmp_path / "good.mp4", steady(10, 1), rate=1)
