@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.interface import Explanation, Prediction, category_of_clips, spread_category
+from model.settings import RuleName
 
 
 def _own(activation: Tensor, category: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ class Rule(NamedTuple):
 
 _CATEGORY = "background where the class activation of the clip's category"
 # What `eval.localize` may say. "authors" is the network's own `predict`, which has no threshold.
-RULES = {
+RULES: dict[RuleName, Rule] = {
     "authors": Rule("the network's own"),
     # CMBS trains its gate through the strongest segment alone; it may say nothing of the others.
     "gate": Rule("background where the gate is not above {threshold:.4g}", score="gate", limits=(0.0, 1.0)),

@@ -1,22 +1,27 @@
 """What the section `model` of a config may say: a class a network, each key with its default, range and meaning.
 
 Also the base and the number types that all settings of this project are made of, and the words for what is wrong with
-a setting.
+a setting. Imports no torch, so that a wrong config is told at once.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 # Bounds far above anything of use: a number that torch or HDF5 can't even take is named here, with its key.
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 Width = Annotated[int, Field(gt=0, le=2**14)]
 Strength = Annotated[float, Field(ge=0, le=1e6)]
+
+# The localization rules; what they compute stands in `model.localization`.
+RuleName = Literal["authors", "gate", "activation", "background", "relative", "combined"]
 
 
 class Settings(BaseModel):
@@ -180,6 +185,45 @@ class CPSPSettings(OneSizeSettings):
     """Which network: this one."""
     segment_contrast: Literal["as_coded", "rows"] = "as_coded"
     """The contrast of a clip's segments: as the authors' code sums it, a constant without gradient, or over rows."""
+
+
+def network_settings(values: Mapping[str, Any] | NetworkSettings) -> NetworkSettings:
+    """The section `model` of a config, checked and completed. Raises ValueError that names the key in a line."""
+    try:
+        return validated_settings(values)
+    except ValidationError as error:
+        raise ValueError(f"model settings: {first_problem(error, settings_class(values))}") from error
+
+
+def validated_settings(values: Any) -> NetworkSettings:
+    """The same for a larger config that the section is a part of: raises pydantic's ValidationError."""
+    if isinstance(values, NetworkSettings):
+        return values
+    kind = settings_class(values)
+    name = values.get("name") if kind is NetworkSettings and isinstance(values, Mapping) else None
+    if name is not None:
+        known = _classes()
+        close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
+        hint = f"did you mean {close[0]!r}?" if close else f"the networks are {', '.join(known)}"
+        problem = PydanticCustomError("no_such_network", f"no such network; {hint}")
+        raise ValidationError.from_exception_data("model", [InitErrorDetails(type=problem, loc=("name",), input=name)])
+    return kind.model_validate(dict(values) if isinstance(values, Mapping) else values)
+
+
+def settings_class(values: Any) -> type[NetworkSettings]:
+    """The settings class of the network that the section `model` names; the base class where it names none."""
+    if isinstance(values, NetworkSettings):
+        return type(values)
+    name = values.get("name") if isinstance(values, Mapping) else None
+    return _classes().get(name, NetworkSettings) if isinstance(name, str) else NetworkSettings
+
+
+def _classes(base: type[NetworkSettings] = NetworkSettings) -> dict[str, type[NetworkSettings]]:
+    """The settings classes by the names of their networks."""
+    found = dict.fromkeys(get_args(base.model_fields["name"].annotation), base)
+    for kind in base.__subclasses__():
+        found |= _classes(kind)
+    return found
 
 
 def first_problem(error: ValidationError, root: type[BaseModel], **narrower: type[BaseModel]) -> str:

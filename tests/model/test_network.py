@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from conftest import TINY_MODEL
@@ -9,6 +11,8 @@ from conftest import TINY_MODEL
 from model import NETWORKS, build_loss, build_model
 from model.cmbs import WeaklySupervisedCMBS, WeakOutput
 from model.dropout import Dropout
+from model.localization import RULES
+from model.settings import RuleName, settings_class
 
 GATES = ("gate", "audio_gate", "visual_gate")
 # Networks that take any grid and number of segments -> the scores and the activations of their explanations.
@@ -182,7 +186,7 @@ def test_loss_reads_labels_as_the_authors_do():
     [
         ({"name": "supv_main_model", "alhpa": 0.1}, "did you mean"),
         ({"name": "main_model"}, "'name' is \"main_model\": no such network; did you mean"),
-        ({"name": "transformer"}, "the networks are supv_main_model, weak_main_model, "),
+        ({"name": "transformer"}, "the networks are supv_main_model, "),
         ({"name": ["supv_main_model"]}, "'name' is"),
         ({"name": "supv_main_model", "quirks": {"own_gate": False}}, "unknown key 'quirks.own_gate'"),
         ({"name": "weak_main_model", "own_gate": False}, "belongs in the section 'quirks'"),
@@ -224,3 +228,12 @@ def test_dropout_follows_the_seed():
     torch.manual_seed(1)
     assert torch.equal(first, dropout(x))
     assert not torch.equal(first, second)
+
+
+def test_settings_name_the_networks_and_rules_that_there_are():
+    """They name them without importing torch."""
+    assert {name: settings_class({"name": name}) for name in NETWORKS} == {n: e.settings for n, e in NETWORKS.items()}
+    with pytest.raises(ValueError, match="the networks are ") as error:
+        build_model({"name": "no network's name at all"})
+    assert set(str(error.value).partition("the networks are ")[2].split(", ")) == set(NETWORKS)
+    assert list(RULES) == list(get_args(RuleName))

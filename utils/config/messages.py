@@ -6,8 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from model import settings_class
-from model.settings import first_problem
+from model.settings import first_problem, settings_class
 from utils.config.renamed import RENAMED
 from utils.config.settings import Config
 

@@ -14,10 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
+import model as networks
 from dataset.files import LABEL_REGIMES
-from model import NETWORKS, build_loss, validated_settings
-from model.localization import RULES, check_rule
-from model.settings import NetworkSettings, PositiveInt, Settings, Strength, Width
+from model.settings import NetworkSettings, PositiveInt, RuleName, Settings, Strength, Width, validated_settings
 from utils.base.paths import project_path
 from utils.config.keys import Key, declared
 
@@ -144,7 +143,7 @@ class EvalSettings(Settings):
     """Split to evaluate."""
     test_batch_size: Annotated[PositiveInt, Key(("--test_batch_size",), may_differ="always")] = 16
     """Clips per evaluation step."""
-    localize: Annotated[Literal[tuple(RULES)], Key(("--localize",))] = "authors"
+    localize: Annotated[RuleName, Key(("--localize",))] = "authors"
     """Weak supervision only: the localization rule, how a label per segment is read off the network (see
     `model/localization.py`); `authors` is the network's own."""
     threshold: float | None = None
@@ -161,20 +160,6 @@ class Config(Settings):
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
     eval: EvalSettings = EvalSettings()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, values: Any) -> Any:
-        """Fill in the defaults of weak supervision."""
-        if not isinstance(values, dict):
-            return values
-        model, train = values.get("model"), values.get("train", {})
-        name = model.get("name") if isinstance(model, dict) else getattr(model, "name", None)
-        weak = isinstance(name, str) and name in NETWORKS and NETWORKS[name].supervision == "weak"
-        if not weak or not isinstance(train, dict):
-            return values
-        defaults = {key.name: key.key.weak for key in declared(TrainSettings) if key.key.weak is not None}
-        return {**values, "train": defaults | train}
 
     @model_validator(mode="after")
     def _belong_together(self) -> Config:
@@ -194,6 +179,8 @@ class Config(Settings):
                 raise ValueError(
                     f"{key!r} is {value!r}: it is for a weak network, one that learns from clip labels ({WEAK})"
                 )
+        from model.localization import check_rule  # imports torch
+
         try:
             check_rule(self.eval.localize, self.eval.threshold)
         except ValueError as error:
@@ -203,25 +190,29 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
-    def _complete_loss_weights(self) -> Config:
-        """Name every term of the network's loss, so that two configs of the same loss are equal."""
-        own = build_loss(self.model).weights
+    def _complete(self) -> Config:
+        """Give `train` the defaults of weak supervision, and name every term of the network's loss.
+
+        So two configs of the same run are equal, whatever they leave to the defaults.
+        """
+        own, weights = networks.build_loss(self.model).weights, self.train.loss_weights
         # A config that extends one of another network takes back its weights by naming them with 1.
-        weights = {
-            term: weight
-            for term, weight in self.train.loss_weights.items()
-            if term in own or weight != 1 or term not in _every_loss_term()
-        }
+        weights = {t: w for t, w in weights.items() if t in own or w != 1 or t not in _every_loss_term()}
         try:
-            complete = build_loss(self.model, weights).weights
+            networks.build_loss(self.model, weights)
         except ValueError as error:
             raise ValueError(f"'train.loss_weights' doesn't fit the network: {error}") from error
-        return self.model_copy(update={"train": self.train.model_copy(update={"loss_weights": complete})})
+        # A term of a part that the network is built without has the weight 0 in the loss, whatever stands here.
+        changes: dict[str, Any] = {"loss_weights": {t: weights.get(t, own[t] or 1.0) for t in own}}
+        if self.supervision == "weak":
+            keys = {key.name: key.key.weak for key in declared(TrainSettings) if key.key.weak is not None}
+            changes |= {name: value for name, value in keys.items() if name not in self.train.model_fields_set}
+        return self.model_copy(update={"train": self.train.model_copy(update=changes)})
 
     @property
     def supervision(self) -> Literal["full", "weak"]:
         """Which labels the network learns from: those of segments, or of clips."""
-        return NETWORKS[self.model.name].supervision
+        return networks.NETWORKS[self.model.name].supervision
 
     @property
     def label_regime(self) -> str | None:
@@ -231,7 +222,7 @@ class Config(Settings):
 
 @functools.cache
 def _every_loss_term() -> set[str]:
-    return {term for name in NETWORKS for term in build_loss({"name": name}).weights}
+    return {term for name in networks.NETWORKS for term in networks.build_loss({"name": name}).weights}
 
 
 KEYS = {key.name: key for key in declared(Config)}  # of `model` those that every network has

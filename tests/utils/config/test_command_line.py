@@ -175,3 +175,33 @@ def test_scripts_work_through_a_link_and_from_another_folder(tiny_data, tmp_path
     assert "results: out/metrics.json" in run("test", "--checkpoint", "run/best.pth.tar", "--output", "out")
     assert "run/best.pth.tar" in run("test", "--snapshot_pref", "run")
     assert json.loads((work / "out" / "metrics.json").read_text())["clips"] == 8
+
+
+# --- How soon ---
+
+
+@pytest.mark.parametrize("main", ["supv_main", "weak_main"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--help"],
+        ["--lrr", "1"],
+        ["--lr", "x"],
+        ["--config", "none.json"],
+        ["--set", "model.alhpa=0"],
+        ["--set", "model.name=x"],
+        ["--localize", "x"],
+    ],
+)
+def test_help_and_mistakes_are_told_without_importing_torch(main, flags):
+    """Importing it takes seconds."""
+    code = (
+        "import atexit, sys\n"
+        f"import {main}\n"
+        "slow = {'torch', 'h5py', 'numpy'}\n"
+        "atexit.register(lambda: print('imported:', slow & sys.modules.keys(), file=sys.stderr))\n"
+        f"sys.exit({main}.main({flags!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if flags == ["--help"] else 2), done.stderr
+    assert done.stderr.endswith("imported: set()\n")
