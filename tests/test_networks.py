@@ -35,7 +35,7 @@ def test_trains_goes_on_and_is_evaluated(name, tiny_config, tmp_path):
     """On streamed features and in bfloat16, which the other tests of the networks leave out."""
     main = MAINS[NETWORKS[name].supervision]
     train = {"n_epoch": 1, "precision": "bfloat16"}
-    config = tiny_config(name, model=settings_of(name), data={"features": "stream"}, train=train)
+    config = tiny_config(name, model=settings_of(name), data={"placement": "stream"}, train=train)
     arguments = ["--config", str(config), "--gpu", "cpu"]
     assert main.main(arguments) == EXIT_DONE
     assert main.main([*arguments, "--n_epoch", "2", "--resume", "last"]) == EXIT_DONE
