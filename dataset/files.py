@@ -54,14 +54,15 @@ HOW_TO_GET_DATA = (
     "or try the demo on generated data: `bash supv_train.sh --config configs/demo.json`"
 )
 
+# Files whose dimensions count the same must agree on it.
 _DIMENSIONS = {
-    VISUAL: ("clips", "segments", "grid height", "grid width", "visual features"),
-    NOISY_VISUAL: ("clips", "segments", "grid height", "grid width", "visual features"),
-    AUDIO: ("clips", "segments", "audio features"),
-    NOISY_AUDIO: ("clips", "segments", "audio features"),
-    LABELS: ("clips", "segments", "categories and background"),
-    CLIP_LABELS: ("clips", "categories and background"),
-    NOISY_LABELS: ("clips", "categories and background"),
+    VISUAL: ("clips", "segments a clip", "grid rows", "grid columns", "visual features"),
+    NOISY_VISUAL: ("background-only clips", "segments a clip", "grid rows", "grid columns", "visual features"),
+    AUDIO: ("clips", "segments a clip", "audio features"),
+    NOISY_AUDIO: ("background-only clips", "segments a clip", "audio features"),
+    LABELS: ("clips", "segments a clip", "label columns"),
+    CLIP_LABELS: ("clips", "label columns"),
+    NOISY_LABELS: ("background-only clips", "label columns"),
 }
 
 

@@ -1,4 +1,4 @@
-"""One look at a data folder: what each file is, and whether the files belong together.
+"""What each file of a data folder is, and whether the files belong together.
 
 Do the row counts agree, is every row of a split in range, are the splits disjoint, are the labels one-hot,
 and do they say what `Annotations.txt` says? Sizes (clips, segments, grid, categories) are read from the
@@ -65,7 +65,7 @@ def check_folder(root: str | os.PathLike, splits: tuple[str, ...] = TRAINED_WITH
 
 
 class _Folder:
-    """One look at a data folder. `reports` is the outcome; the rest is what the checks share."""
+    """The checks of a data folder, run when it is made. `reports` is the outcome; the rest is what they share."""
 
     def __init__(self, root: Path, splits: tuple[str, ...]) -> None:
         self.root = root
@@ -78,8 +78,7 @@ class _Folder:
                 values = self._read_array(name)
                 if values is not None:
                     self.arrays[name] = values
-        self.columns = self._label_columns()
-        self._check_features()
+        self.sizes = self._agreed_sizes()
         self._check_segment_labels()
         self._check_clip_labels()
         self._check_annotations()
@@ -136,30 +135,32 @@ class _Folder:
             self._note(name, "not there, so there is no validation protocol")
         return name not in files.ORDERS or name in self.wanted_orders
 
-    def _label_columns(self) -> tuple[int, str] | None:
-        """C+1 and the file that says so: the segment labels, or else the annotations."""
-        if files.LABELS in self.arrays:
-            return self.arrays[files.LABELS].shape[-1], files.LABELS
-        if self.annotations is not None:
-            return len(labels.category_names(self.annotations)) + 1, files.ANNOTATIONS
-        return None
-
-    def _size(self, dimension: int) -> tuple[int, str] | None:
-        """Clips (dimension 0) or segments a clip (1), and the first file that says so."""
-        for name in (files.VISUAL, files.AUDIO, files.LABELS):
-            shape = self.reports[name].shape
-            if shape is not None:
-                return shape[dimension], name
-        return None
-
     # Checking
 
-    def _agree(self, name: str, what: str, found: int, wanted: tuple[int, str] | None) -> bool:
-        """Report a count of the file `name` that another file contradicts; whether they agree."""
-        if wanted is None or found == wanted[0]:
-            return True
-        self._problem(name, f"has {found} {what}, but {wanted[1]} has {wanted[0]}; {OTHER_DATA}")
-        return False
+    def _agreed_sizes(self) -> dict[str, tuple[int, str]]:
+        """What the files count ("clips", ...), and the first that says so; files that contradict it have a problem."""
+        first: dict[str, tuple[int, str]] = {}
+        for name in self.reports:
+            for what, count in self._sizes(name).items():
+                agreed, other = first.setdefault(what, (count, name))
+                if count != agreed:
+                    self._problem(name, f"has {count} {what}, but {other} has {agreed}; {OTHER_DATA}")
+        segments, name = first.get("segments a clip", (labels.MINIMUM_SEGMENTS, ""))
+        if segments < labels.MINIMUM_SEGMENTS:
+            self._problem(
+                name,
+                f"has {segments} segments a clip, but training needs at least {labels.MINIMUM_SEGMENTS}; "
+                f"cut longer clips",
+            )
+        return first
+
+    def _sizes(self, name: str) -> dict[str, int]:
+        """What a file says of the sizes that others say too."""
+        if name == files.ANNOTATIONS and self.annotations is not None:
+            columns = len(labels.category_names(self.annotations)) + 1
+            return {"clips": len(self.annotations), "label columns": columns}
+        shape = self.reports[name].shape
+        return {} if shape is None or name in files.ORDERS else dict(zip(files.dimensions(name), shape, strict=True))
 
     def _problem(self, name: str, text: str) -> None:
         self.reports[name].problems.append(f"{self.root / name}: {text}")
@@ -167,32 +168,9 @@ class _Folder:
     def _note(self, name: str, text: str) -> None:
         self.reports[name].notes.append(f"{self.root / name}: {text}")
 
-    def _check_features(self) -> None:
-        for name, main in ((files.AUDIO, None), (files.NOISY_VISUAL, files.VISUAL), (files.NOISY_AUDIO, files.AUDIO)):
-            shape = self.reports[name].shape
-            if shape is None:
-                continue
-            if main is None:
-                self._agree(name, "clips", shape[0], self._size(0))
-                self._agree(name, "segments a clip", shape[1], self._size(1))
-            elif (main_shape := self.reports[main].shape) is not None and shape[1:] != main_shape[1:]:
-                self._problem(
-                    name, f"its clips are {list(shape[1:])}, but those of {main} {list(main_shape[1:])}; {OTHER_DATA}"
-                )
-        segments = self._size(1)
-        if segments is not None and segments[0] < labels.MINIMUM_SEGMENTS:
-            self._problem(
-                segments[1],
-                f"has {segments[0]} segments a clip, but training needs at least {labels.MINIMUM_SEGMENTS}; "
-                f"cut longer clips",
-            )
-
     def _check_segment_labels(self) -> None:
-        if (array := self.arrays.get(files.LABELS)) is None:
-            return
-        agree = self._agree(files.LABELS, "clips", len(array), self._size(0))
-        agree &= self._agree(files.LABELS, "segments a clip", array.shape[1], self._size(1))
-        if not self._check_one_hot(files.LABELS, array) or self.annotations is None or not agree:
+        array = self.arrays.get(files.LABELS)
+        if array is None or not self._check_one_hot(files.LABELS, array) or self.annotations is None:
             return
         try:
             expected = labels.labels_from_annotations(self.root / files.ANNOTATIONS, segments=array.shape[1])
@@ -203,33 +181,27 @@ class _Folder:
             self._compare(files.LABELS, (expected != array).any(axis=(1, 2)), files.ANNOTATIONS)
 
     def _check_clip_labels(self) -> None:
-        if (array := self.arrays.get(files.CLIP_LABELS)) is None:
+        array = self.arrays.get(files.CLIP_LABELS)
+        if array is None or not self._check_one_hot(files.CLIP_LABELS, array):
             return
-        agree = self._agree(files.CLIP_LABELS, "clips", len(array), self._size(0))
-        agree &= self._agree(files.CLIP_LABELS, "label columns", array.shape[1], self.columns)
-        if not self._check_one_hot(files.CLIP_LABELS, array) or not agree:
-            return
-        if self.annotations is not None and len(self.annotations) == len(array):
+        segment_labels = self.arrays.get(files.LABELS)
+        if self.annotations is not None:
             expected = labels.clip_labels_from_annotations(self.root / files.ANNOTATIONS)
             if expected.shape == array.shape:
                 self._compare(files.CLIP_LABELS, (expected != array).any(axis=1), files.ANNOTATIONS)
-        elif (segment_labels := self.arrays.get(files.LABELS)) is not None and len(segment_labels) == len(array):
+        elif segment_labels is not None and segment_labels[:, 0].shape == array.shape:
             occurs = segment_labels.max(axis=1)
             occurs[:, -1] = ~occurs[:, :-1].any(axis=1)  # background is a clip's label only without any event
             self._compare(files.CLIP_LABELS, (array * occurs).sum(axis=1) == 0, files.LABELS)
 
     def _check_annotations(self) -> None:
-        if self.annotations is None:
+        """Whether every event lies within its clip; segment labels are compared elsewhere, which checks that too."""
+        if self.annotations is None or files.LABELS in self.arrays or "segments a clip" not in self.sizes:
             return
-        self._agree(files.ANNOTATIONS, "annotations, one a clip,", len(self.annotations), self._size(0))
-        if files.LABELS in self.arrays:
-            columns = len(labels.category_names(self.annotations)) + 1
-            self._agree(files.ANNOTATIONS, "categories with background", columns, self.columns)
-        elif (segments := self._size(1)) is not None:
-            try:
-                labels.labels_from_annotations(self.root / files.ANNOTATIONS, segments=segments[0])
-            except UserError as error:
-                self.reports[files.ANNOTATIONS].problems.append(str(error))
+        try:
+            labels.labels_from_annotations(self.root / files.ANNOTATIONS, segments=self.sizes["segments a clip"][0])
+        except UserError as error:
+            self.reports[files.ANNOTATIONS].problems.append(str(error))
 
     def _check_splits(self) -> None:
         for name in files.ORDERS:
@@ -250,7 +222,7 @@ class _Folder:
         if rows.size == 0:
             self._problem(name, f"lists no clip; {files.HOW_TO_GET_DATA}")
             return
-        clips = self._size(0)
+        clips = self.sizes.get("clips")
         if clips is not None and rows.max() >= clips[0]:
             self._problem(name, f"lists row {rows.max()}, but {clips[1]} has only {clips[0]} clips; {OTHER_DATA}")
         values, counts = np.unique(rows, return_counts=True)
@@ -259,16 +231,8 @@ class _Folder:
             self._problem(name, f"lists {repeated.size} rows more than once (row {repeated[0]}); list each clip once")
 
     def _check_background_only(self) -> None:
-        counted = [
-            (name, self.reports[name].shape[0])
-            for name in (files.NOISY_VISUAL, files.NOISY_AUDIO, files.NOISY_LABELS)
-            if self.reports[name].shape is not None
-        ]
-        for name, clips in counted[1:]:
-            self._agree(name, "background-only clips", clips, (counted[0][1], counted[0][0]))
         if (array := self.arrays.get(files.NOISY_LABELS)) is None:
             return
-        self._agree(files.NOISY_LABELS, "label columns", array.shape[1], self.columns)
         if self._check_one_hot(files.NOISY_LABELS, array) and not (array[:, -1] == 1).all():
             row = int(np.argmin(array[:, -1]))
             self._problem(

@@ -124,7 +124,7 @@ DAMAGES = {
     "labels with other categories": (
         change(files.LABELS, lambda array: np.concatenate([array[..., :1] * 0, array], axis=-1)),
         files.ANNOTATIONS,
-        "has 4 categories with background, but labels.h5 has 5",
+        "has 4 label columns, but labels.h5 has 5",
     ),
     "fewer labels": (change(files.LABELS, lambda array: array[:-3]), files.LABELS, "has 37 clips"),
     "labels not one-hot": (change(files.LABELS, lambda array: array * 2), files.LABELS, "other than 0 and 1"),
@@ -133,7 +133,7 @@ DAMAGES = {
     "labels all zero": (change(files.LABELS, lambda array: array * 0), files.LABELS, "are zero in every column"),
     "labels of no clip": (change(files.LABELS, lambda array: array[:0]), files.LABELS, "is empty (shape [0, 10, 4])"),
     "annotation without a field": (lose_a_field, files.ANNOTATIONS, "line 5: has 4 fields"),
-    "annotation missing": (lose_a_line, files.ANNOTATIONS, "has 39 annotations"),
+    "annotation missing": (lose_a_line, files.ANNOTATIONS, "has 39 clips"),
     "annotations not text": (
         lambda folder: (folder / files.ANNOTATIONS).write_bytes(b"\xff\xfe\x00"),
         files.ANNOTATIONS,
@@ -159,7 +159,7 @@ WEAK_DAMAGES = {
     "background-only clips of another grid": (
         change(files.NOISY_VISUAL, lambda array: array[:, :, :1]),
         files.NOISY_VISUAL,
-        "its clips are [10, 1, 2, 16]",
+        "has 1 grid rows, but visual_feature.h5 has 2",
     ),
     "clip labels of other clips": (
         change(files.CLIP_LABELS, lambda array: np.roll(array, 1, axis=1)),
