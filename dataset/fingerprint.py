@@ -94,7 +94,7 @@ def _hash_of_blocks(descriptor: int, size: int) -> str:
 
 
 def _starts(size: int) -> Iterator[int]:
-    """Where the blocks of a file begin: one in every STRIDE bytes, at a place that differs from stride to stride."""
+    """Where the blocks of a file begin: one in every STRIDE bytes, each time at another distance from its beginning."""
     yield 0
     for number, stride in enumerate(range(0, size - STRIDE, STRIDE), start=1):
         yield stride + number * 2654435761 % (STRIDE // BLOCK) * BLOCK

@@ -36,7 +36,7 @@ class Source(NamedTuple):
         """Whether this is the archive of raw videos, which is unpacked."""
         return self.name.endswith(".zip")
 
-    def place(self, to: str | os.PathLike) -> Path:
+    def path_in(self, to: str | os.PathLike) -> Path:
         """Where the file, or the archive's content, ends up when the data folder is `to`."""
         if self.is_archive:
             return Path(to) / files.VIDEOS

@@ -18,7 +18,7 @@ from utils.base.errors import UserError
 from utils.base.text import require_file
 
 
-def readable(path: Path) -> None:
+def require_kind(path: Path) -> None:
     """Raise UserError when a file isn't of the kind that its name says: a web page, truncated, of another key or shape.
 
     A file is opened, not read, except for a checkpoint.
@@ -42,13 +42,13 @@ def readable(path: Path) -> None:
         raise UserError(f"{path}: is not a whole zip archive; fetch it again")
 
 
-def sound(path: Path, blob: str | None) -> None:
+def require_published(path: Path, blob: str | None) -> None:
     """Read a file to its end; raise UserError when it isn't what was published, or can't be used.
 
     With a git blob id `blob` the content must have it; a feature file must hold finite values; an
     archive must be free of errors.
     """
-    readable(path)
+    require_kind(path)
     if blob is not None and (found := blob_id(path)) != blob:
         raise UserError(
             f"{path}: isn't the published file (git blob {found[:10]} instead of {blob[:10]}); fetch it again"
@@ -82,6 +82,10 @@ def _archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
+    except NotImplementedError as error:
+        raise UserError(f"{path}: is compressed in a way that Python can't read ({error}); fetch it again") from error
+    except RuntimeError as error:  # a password is asked for
+        raise UserError(f"{path}: is an encrypted archive ({error}); fetch it again") from error
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
         raise UserError(f"{path}: is a damaged zip archive ({error}); fetch it again") from error
     if damaged is not None:

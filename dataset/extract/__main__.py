@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         args.videos,
         args.to,
         args.annotations,
-        data_folder.Making(args.seconds, vgg19, vggish),
+        data_folder.Recipe(args.seconds, vgg19, vggish),
         gpu=args.gpu,
         batch=args.batch_size,
         workers=args.workers,

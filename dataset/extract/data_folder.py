@@ -38,7 +38,7 @@ _HELD_OUT = 0.1  # share of the videos in val and in test, about AVE's
 
 
 @dataclasses.dataclass(frozen=True)
-class Making:
+class Recipe:
     """How features are made: segments a clip and the weights of the two networks (see `FeatureExtractor`)."""
 
     seconds: int
@@ -50,7 +50,7 @@ def extract(
     sources: Sequence[Path],
     root: Path,
     annotation_file: Path | None,
-    making: Making,
+    recipe: Recipe,
     gpu: str | None,
     batch: int,
     workers: int,
@@ -62,20 +62,20 @@ def extract(
     """
     _refuse_foreign_folder(root, annotation_file)
     videos = find_videos(sources)
-    lines = None if annotation_file is None else _lines_of(annotation_file, videos, making.seconds)
+    lines = None if annotation_file is None else _lines_of(annotation_file, videos, recipe.seconds)
     wanted = videos if lines is None else {id: videos[id] for id in dict.fromkeys(line.id for line in lines)}
-    store = ClipStore(make_folder(root / CLIPS), making)
+    store = ClipStore(make_folder(root / CLIPS), recipe)
     remaining = {id: path for id, path in wanted.items() if not store.holds(id, path)}
     print(f"{len(wanted)} videos, {len(wanted) - len(remaining)} of them done before")
-    require_free_space(root, (len(remaining) + len(lines or wanted)) * making.seconds * _SEGMENT_BYTES)
+    require_free_space(root, (len(remaining) + len(lines or wanted)) * recipe.seconds * _SEGMENT_BYTES)
 
     broken: dict[str, str] = {}
     if remaining:
         device, where = choose_device(gpu)
         print(where)
-        extractor = FeatureExtractor(making.vgg19, making.vggish, device, batch)
+        extractor = FeatureExtractor(recipe.vgg19, recipe.vggish, device, batch)
         with tqdm(total=len(remaining), desc="extracting", unit="video", disable=None) as progress:
-            for id, clip in decoded_ahead(remaining, making.seconds, workers):
+            for id, clip in decoded_ahead(remaining, recipe.seconds, workers):
                 if isinstance(clip, BrokenVideo):
                     broken[id] = str(clip)
                     progress.write(f"left out: {clip}")
@@ -88,13 +88,13 @@ def extract(
     rows = [id for id in (wanted if lines is None else (line.id for line in lines)) if id not in broken]
     if not rows:
         raise UserError(f"none of the {len(wanted)} videos can be read; the reasons are listed above")
-    _write_record(root, store, making, [(id, wanted[id]) for id in rows], broken)
+    _write_record(root, store, recipe, [(id, wanted[id]) for id in rows], broken)
     _write_features(root, store, rows)
     if lines is not None:
         kept = [line for line in lines if line.id not in broken]
         write_text(root / files.ANNOTATIONS, "".join("&".join(map(str, line)) + "\n" for line in kept))
         _write_splits(root, rows)
-    print(f"{len(rows)} clips of {making.seconds} segments in {root}" + (f", {len(broken)} left out" if broken else ""))
+    print(f"{len(rows)} clips of {recipe.seconds} segments in {root}" + (f", {len(broken)} left out" if broken else ""))
     print(f"next: python -m dataset.check --data_root {root}" if lines is not None else _WITHOUT_LABELS)
 
 
@@ -121,8 +121,8 @@ def decoded_ahead(videos: dict[str, Path], seconds: int, workers: int) -> Iterat
 class ClipStore:
     """The features of clips made so far, a file each; written whole or not at all."""
 
-    def __init__(self, folder: Path, making: Making) -> None:
-        self.folder, self.making = folder, making
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder, self.recipe = folder, recipe
 
     def holds(self, id: str, video: Path) -> bool:
         """Whether this clip was made from this very video in this very way."""
@@ -151,7 +151,7 @@ class ClipStore:
 
     def _origin(self, video: Path) -> str:
         state = video.stat()
-        return json.dumps([video.name, state.st_size, state.st_mtime_ns, *dataclasses.astuple(self.making)])
+        return json.dumps([video.name, state.st_size, state.st_mtime_ns, *dataclasses.astuple(self.recipe)])
 
 
 def _refuse_foreign_folder(root: Path, annotation_file: Path | None) -> None:
@@ -227,10 +227,10 @@ def _write_splits(root: Path, rows: Sequence[str]) -> None:
 
 
 def _write_record(
-    root: Path, store: ClipStore, making: Making, rows: Sequence[tuple[str, Path]], broken: dict[str, str]
+    root: Path, store: ClipStore, recipe: Recipe, rows: Sequence[tuple[str, Path]], broken: dict[str, str]
 ) -> None:
     record = {
-        **dataclasses.asdict(making),
+        **dataclasses.asdict(recipe),
         "versions": {name: importlib.metadata.version(name) for name in ("av", "keras", "torch")},
         "rows": [{"id": id, "video": as_text(path), "notes": store.notes(id)} for id, path in rows],
         "left_out": [as_text(reason) for reason in broken.values()],

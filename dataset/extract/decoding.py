@@ -1,4 +1,4 @@
-"""Decoding with FFmpeg (PyAV): frames at 224x224 and mono sound at 16 kHz, whatever the file holds."""
+"""Decoding with FFmpeg (PyAV): frames at 224x224 and mono audio at 16 kHz, whatever the file holds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ try:
     import av
     import av.stream
 except ImportError:
-    raise UserError("reading videos needs the package av: pip install -r requirements-video.txt") from None
+    raise UserError("decoding videos needs the package av: pip install -r requirements-video.txt") from None
 
 SIZE = 224  # pixels, height and width
-SAMPLE_RATE = 16000  # of the sound, Hz
+SAMPLE_RATE = 16000  # of the audio, Hz
 _CUT_SHORT = 1.0  # seconds that a file may lack of the length that it states
-_JUMP = 0.1  # seconds; a smaller step in the sound's timestamps is rounding of the container, a larger one a gap
+_JUMP = 0.1  # seconds; a smaller step in the audio's timestamps is rounding of the container, a larger one a gap
 
 
 class BrokenVideo(UserError):
@@ -41,11 +41,11 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
 
 
 def picture_track(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The first picture track that isn't the cover of a sound file. Raises BrokenVideo."""
+    """The first picture track that isn't the cover of an audio file. Raises BrokenVideo."""
     for track in container.streams.video:
         if not track.disposition & av.stream.Disposition.attached_pic:
             return track
-    raise BrokenVideo(f"{path}: has no picture track; give a video, not a sound file")
+    raise BrokenVideo(f"{path}: has no picture track; give a video, not an audio file")
 
 
 def _decoded(
@@ -69,15 +69,15 @@ class Timestamps(NamedTuple):
     """When the frames of a video are shown, from its container alone; seconds on the file's own clock.
 
     frame_times: [n] ascending. ticks: [n] the same as the decoder counts it, or None where the container keeps only
-    the frames' order. last_duration: of the last frame, 0 where it isn't said. has_sound, sound_starts: of the first
+    the frames' order. last_duration: of the last frame, 0 where it isn't said. has_audio, audio_starts: of the first
     audio track.
     """
 
     frame_times: np.ndarray
     ticks: np.ndarray | None
     last_duration: float
-    has_sound: bool
-    sound_starts: float
+    has_audio: bool
+    audio_starts: float
 
 
 def timestamps(path: Path) -> Timestamps:
@@ -102,19 +102,19 @@ def timestamps(path: Path) -> Timestamps:
         promised = (starts + (container.duration or 0)) / av.time_base
         if promised - end > _CUT_SHORT and end > 0:
             raise BrokenVideo(f"{path}: breaks off after {end:.1f} s of {promised:.1f} s; copy or download it again")
-        sound = container.streams.audio[0] if container.streams.audio else None
-        sound_starts = float((sound.start_time or 0) * sound.time_base) if sound else 0.0
+        audio = container.streams.audio[0] if container.streams.audio else None
+        audio_starts = float((audio.start_time or 0) * audio.time_base) if audio else 0.0
         time_base, frame_rate = track.time_base, track.average_rate or track.guessed_rate
         counted = "avi" in container.format.name or any(pts is None for pts, _ in packets)
     if not counted:
         ticks = np.unique([pts for pts, _ in packets])
         last = dict(packets)[int(ticks[-1])] * float(time_base)
-        return Timestamps(ticks * float(time_base), ticks, last, sound is not None, sound_starts)
+        return Timestamps(ticks * float(time_base), ticks, last, audio is not None, audio_starts)
     # AVI and raw streams keep the order of the frames but not their times.
     if not frame_rate:
         raise BrokenVideo(f"{path}: says neither when its frames are shown nor how many a second; convert it to mp4")
     times = np.arange(len(packets)) / float(frame_rate)
-    return Timestamps(times, None, 1 / float(frame_rate), sound is not None, sound_starts)
+    return Timestamps(times, None, 1 / float(frame_rate), audio is not None, audio_starts)
 
 
 class Picture(NamedTuple):
@@ -167,14 +167,14 @@ def _resized(frame: av.VideoFrame) -> np.ndarray:
 
 
 def waveform(path: Path, starts: float, seconds: int, threads: int) -> np.ndarray:
-    """The sound from `starts` (seconds on the file's clock) on, mono and silent where there is none: int16 [samples].
+    """The audio from `starts` (seconds on the file's clock) on, mono and silent where there is none: int16 [samples].
 
     int16 because the data set's features come from 16-bit WAV files. Raises BrokenVideo.
     """
-    sound = np.zeros(seconds * SAMPLE_RATE, np.int16)
+    heard = np.zeros(seconds * SAMPLE_RATE, np.int16)
     with opened(path) as container:
         if not container.streams.audio:
-            return sound
+            return heard
         track = container.streams.audio[0]
         track.thread_count = threads
         resampler, kind, position = None, None, 0  # position of the next sample, from `starts`
@@ -185,23 +185,23 @@ def waveform(path: Path, starts: float, seconds: int, threads: int) -> np.ndarra
             form = (frame.format.name, frame.layout.name, frame.sample_rate)
             if resampler is None or form != kind or abs(stated - position) > _JUMP * SAMPLE_RATE:
                 if resampler is not None:  # what it still holds belongs before the gap
-                    _put(sound, resampler.resample(None), position)
+                    _put(heard, resampler.resample(None), position)
                 resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
                 kind, position = form, stated
-            position = _put(sound, resampler.resample(frame), position)
-            if position >= len(sound):
-                return sound
+            position = _put(heard, resampler.resample(frame), position)
+            if position >= len(heard):
+                return heard
         if resampler is not None:
-            _put(sound, resampler.resample(None), position)
-    return sound
+            _put(heard, resampler.resample(None), position)
+    return heard
 
 
-def _put(sound: np.ndarray, frames: list[av.AudioFrame], position: int) -> int:
-    """Write mono frames into `sound` from sample `position` on, what fits; return the position after them."""
+def _put(heard: np.ndarray, frames: list[av.AudioFrame], position: int) -> int:
+    """Write mono frames into `heard` from sample `position` on, what fits; return the position after them."""
     for frame in frames:
         samples = frame.to_ndarray()[0]
-        first, last = max(position, 0), min(position + len(samples), len(sound))
+        first, last = max(position, 0), min(position + len(samples), len(heard))
         if first < last:
-            sound[first:last] = samples[first - position : last - position]
+            heard[first:last] = samples[first - position : last - position]
         position += len(samples)
     return position

@@ -21,7 +21,7 @@ class Features(NamedTuple):
 
 
 class FeatureExtractor:
-    """Runs VGG-19 over a clip's frames and VGGish over its sound.
+    """Runs VGG-19 over a clip's frames and VGGish over its audio.
 
     Args:
         vgg19: "imagenet", "generated" or a weights file (see `dataset.extract.vgg19`).

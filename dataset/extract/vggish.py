@@ -34,7 +34,7 @@ WEIGHTS_SHA256 = "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f
 
 
 def log_mel_examples(waveform: np.ndarray) -> np.ndarray:
-    """Mono sound [samples] at 16 kHz in [-1, 1] -> float32 [examples, 96, 64]; an unfilled last example is left out.
+    """Mono audio [samples] at 16 kHz in [-1, 1] -> float32 [examples, 96, 64]; an unfilled last example is left out.
 
     10 s give 10 examples; example k starts at 0.96 k s.
     """

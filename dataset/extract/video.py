@@ -1,10 +1,10 @@
-"""Video files as the data set's authors cut them up: 16 frames a second at 224x224, mono sound at 16 kHz.
+"""Video files as the data set's authors cut them up: 16 frames a second at 224x224, mono audio at 16 kHz.
 
 A clip of T seconds has frames n and interval = n // T; the frames of second s are int(s*interval + k/16*interval),
 k = 0..15 (AVE-ECCV18's own extraction code). That rule counts frames, so it needs a constant frame rate; a video
 of any other kind is first laid on a constant one (`Video.shown`), which changes nothing where it was constant.
 
-Whatever is unusual about a file is settled here, and said in `Video.notes` or `Clip.notes`:
+Whatever is unusual about a file is dealt with here, and said in `Video.notes` or `Clip.notes`:
 
 | video | what happens |
 | --- | --- |
@@ -16,7 +16,7 @@ Whatever is unusual about a file is settled here, and said in `Video.notes` or `
 | shorter by 0.5 s or more | the last frame stands still, in silence |
 | length within 0.5 s of the clip's | as AVE's: interval = all frames // T |
 | portrait, any shape and size | squeezed to 224x224, as AVE's; a phone's rotation mark is applied first |
-| sound and picture start apart | time 0 is the first picture; earlier sound is cut, a later start is silence |
+| audio and picture start apart | time 0 is the first picture; earlier audio is cut, a later start is silence |
 | damaged places | the frame before stands in; above 10 % of the frames that are needed, the file counts as broken |
 | cannot be read, no picture track, breaks off | BrokenVideo |
 """
@@ -106,9 +106,9 @@ def read_timestamps(path: str | os.PathLike) -> Video:
         notes.append(f"has fewer than 1 frame a second ({len(times)} in {length:.1f} s): they are repeated")
     elif len(times) > 2 and np.abs(np.diff(times) - gap).max() > gap / 2:
         notes.append("has a variable frame rate: each instant takes the frame that is on screen then")
-    if not stamps.has_sound:
+    if not stamps.has_audio:
         notes.append("has no audio track: silence is assumed")
-    elif abs(late := stamps.sound_starts - first_frame) >= TOLERANCE:
+    elif abs(late := stamps.audio_starts - first_frame) >= TOLERANCE:
         notes.append(
             f"has sound that starts {abs(late):.1f} s {'after' if late > 0 else 'before'} the picture: "
             f"times count from the first picture"
@@ -142,7 +142,7 @@ def read_clips(video: Video, starts: Sequence[int], seconds: int, threads: int =
     frames = len(shown) if whole else round(seconds * video.rate)
     numbers = sampled_frames(frames, seconds)
     needed = [shown[np.minimum(round(start * video.rate) + numbers, len(shown) - 1)] for start in starts]
-    sound = waveform(video.path, video.first_frame, starts[-1] + seconds, threads)
+    heard = waveform(video.path, video.first_frame, starts[-1] + seconds, threads)
     decoded = pictures(video.path, video.ticks, np.unique(np.concatenate(needed)), threads)
     held: dict[int, Picture] = {}  # decoded, and needed by this clip or the next
     for i, (start, number) in enumerate(zip(starts, needed, strict=True)):
@@ -157,7 +157,7 @@ def read_clips(video: Video, starts: Sequence[int], seconds: int, threads: int =
                 f"copy or download it again"
             )
         notes = (f"has {damaged} damaged frames: the frame before stands in",) if damaged else ()
-        samples = sound[start * SAMPLE_RATE : (start + seconds) * SAMPLE_RATE].astype(np.float32) / 32768
+        samples = heard[start * SAMPLE_RATE : (start + seconds) * SAMPLE_RATE].astype(np.float32) / 32768
         pixels = np.stack([held[n].pixels for n in unique])
         yield Clip(start, pixels, index.reshape(seconds, FRAMES_A_SECOND), samples, notes)
         if i + 1 < len(starts):

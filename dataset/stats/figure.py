@@ -67,7 +67,7 @@ def _category_bars(
 
 
 def _grouped(splits: list[str]) -> list[tuple[str, float, float]]:
-    """(split, offset, width) of the bars that stand side by side at one place."""
+    """(split, offset, width) of the bars that stand side by side."""
     width = 0.8 / len(splits)
     return [(split, (i - (len(splits) - 1) / 2) * width, width) for i, split in enumerate(splits)]
 

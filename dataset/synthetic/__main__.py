@@ -66,9 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
         given["grid"] = tuple(given["grid"])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = generate(out, Settings(**given), force=force)
-    story = read_json(folder / files.GENERATED)
-    size = sum(story["bytes"].values())
-    print(f"{folder}: generated data, {size / 1e9:.2f} GB" + "".join(f"; real: {part}" for part in story["real"]))
+    record = read_json(folder / files.GENERATED)
+    size = sum(record["bytes"].values())
+    print(f"{folder}: generated data, {size / 1e9:.2f} GB" + "".join(f"; real: {part}" for part in record["real"]))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from utils.base.text import read_json
 _VERSION = 2
 
 
-# In the order in which they are put in place; the visual features last, because a folder without them
+# In the order in which they are moved to the folder; the visual features last, because a folder without them
 # doesn't look whole.
 _FILES = (
     files.GENERATED,
@@ -75,8 +75,8 @@ def generate(
     settings, out = settings or Settings(), Path(out)
     settings.check()
     layout = lay_out(settings)
-    story = _story(settings, layout)
-    if _holds(out, story, force):
+    record = _record(settings, layout)
+    if _holds(out, record, force):
         _log.info(f"{out}: already holds these generated data")
         return out
     atomic.require_free_space(
@@ -87,13 +87,13 @@ def generate(
     atomic.make_folder(out)
     with atomic.writing(out), writing.working_folder(out) as part:
         _write(part, settings, layout, threads or os.cpu_count() or 1)
-        story["bytes"] = {name: (part / name).stat().st_size for name in _FILES if name != files.GENERATED}
-        (part / files.GENERATED).write_text(json.dumps(story, indent=2) + "\n", encoding="utf-8")
-        _put_in_place(part, out)
+        record["bytes"] = {name: (part / name).stat().st_size for name in _FILES if name != files.GENERATED}
+        (part / files.GENERATED).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _move_to(part, out)
     return out
 
 
-def _story(settings: Settings, layout: Layout) -> dict:
+def _record(settings: Settings, layout: Layout) -> dict:
     """What `generated.json` says, but for the sizes of the files."""
     chosen = {**asdict(settings), "grid": list(settings.grid), "background_only": layout.background_only}
     real = []
@@ -115,8 +115,8 @@ def _story(settings: Settings, layout: Layout) -> dict:
     }
 
 
-def _holds(out: Path, story: dict, force: bool) -> bool:
-    """Whether `out` holds the whole data of `story`. Raises UserError where it holds data that must stay."""
+def _holds(out: Path, record: dict, force: bool) -> bool:
+    """Whether `out` holds the whole data of `record`. Raises UserError where it holds data that must stay."""
     present = [name for name in _FILES if (out / name).exists()]
     if not present:
         return False
@@ -130,12 +130,12 @@ def _holds(out: Path, story: dict, force: bool) -> bool:
             raise UserError(
                 f"{out}: holds {name}, which was not generated here; choose another folder for generated data"
             )
-    if made is not None and made != story and not force:
+    if made is not None and made != record and not force:
         raise UserError(
             f"{out}: holds data generated with other settings or by another version; remove the folder, replace "
             f"them with `python -m dataset.synthetic --force ...`, or choose another folder"
         )
-    return made == story and not force and len(present) == len(_FILES)
+    return made == record and not force and len(present) == len(_FILES)
 
 
 def _size(settings: Settings, layout: Layout) -> int:
@@ -146,7 +146,7 @@ def _size(settings: Settings, layout: Layout) -> int:
     return clips * features * np.dtype(settings.dtype).itemsize + clips * 2_000 + 100_000
 
 
-def _put_in_place(part: Path, out: Path) -> None:
+def _move_to(part: Path, out: Path) -> None:
     """Move the files of `part` to `out`, so that `out` looks whole at no time before the last move."""
     for name in _FILES:
         with open(part / name, "rb+") as file:

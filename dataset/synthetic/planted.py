@@ -49,7 +49,7 @@ class Script(NamedTuple):
 
 
 class World(NamedTuple):
-    """What all clips share: the look and the sound of each category, the scenes, and the resting activity.
+    """What all clips share: what each category looks and sounds like, the scenes, and the resting activity.
 
     objects [C, Dv], sounds [C, Da], scenes [S, Dv], visual_rest [Dv], audio_rest [Da]; float32.
     """
@@ -125,7 +125,7 @@ def visual_features(
 
     row, column = rng.uniform(0, height - 1), rng.uniform(0, width - 1)
     for track in script.objects:
-        look = _instance(world.objects[track.category], rng)
+        shape = _instance(world.objects[track.category], rng)
         radius, size = rng.uniform(0.11, 0.17) * scale, rng.uniform(0.7, 1.3)
         path = np.array([row, column]) + np.cumsum(rng.normal(0, 0.05 * scale, (segments, 2)), axis=0)
         path = np.clip(path, 0, [height - 1, width - 1])
@@ -134,7 +134,7 @@ def visual_features(
         for segment, cell in np.argwhere(cover > 0.2):
             # An object hides part of the scene behind it.
             shown = np.float32(cover[segment, cell])
-            values[segment, cell] += shown * (np.float32(size) * look - np.float32(0.7) * scene[cell])
+            values[segment, cell] += shown * (np.float32(size) * shape - np.float32(0.7) * scene[cell])
         # The next object stands on the other side of the grid.
         row, column = (row + height / 2) % height, (column + width / 2) % width
     np.maximum(values, 0, out=values)

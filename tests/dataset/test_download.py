@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -399,6 +400,27 @@ def test_videos_are_unpacked_into_one_folder(server, tmp_path):
     server.requests.clear()
     fetch.download([source], tmp_path)
     assert not server.requests
+
+
+def test_what_macos_adds_is_no_video_and_two_of_one_name_are_refused(server, tmp_path):
+    source = serve(server, "AVE_Dataset.zip", videos(["AVE/a.mp4", "__MACOSX/AVE/._a.mp4"]))
+    fetch.download([source], tmp_path)
+    assert [path.name for path in (tmp_path / "videos").iterdir()] == ["a.mp4"]
+    shutil.rmtree(tmp_path / "videos")
+    message = failure([serve(server, "AVE_Dataset.zip", videos(["x/a.mp4", "y/a.mp4"]))], tmp_path)
+    assert "holds several files named a.mp4; unpack it by hand into" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [(6, 1, "is an encrypted archive"), (8, 9, "is compressed in a way that Python can't read")],  # 9 is deflate64
+)
+def test_an_archive_that_cannot_be_unpacked_is_named(server, tmp_path, field, value, said):
+    content = bytearray(videos(["AVE/a.mp4"]))
+    for signature, shift in ((b"PK\3\4", 0), (b"PK\1\2", 2)):  # the member's own header and the table of contents
+        content[content.index(signature) + field + shift] = value
+    assert said in failure([serve(server, "AVE_Dataset.zip", bytes(content))], tmp_path)
+    assert not (tmp_path / "videos").exists()
 
 
 def test_a_damaged_archive_is_refused(server, tmp_path):
