@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from utils.base.errors import UserError
 from utils.base.text import read_json_lines, require_file
@@ -105,7 +105,7 @@ class _Metrics(_Part):
     segments: Annotated[Count, Field(gt=0)]
     split: Name
     model: Name | None = None
-    reading: str
+    localization: Annotated[str, Field(validation_alias=AliasChoices("localization", "reading"))]  # in words
     checkpoint: str
     epoch: Count | None
     data_root: FolderName

@@ -53,7 +53,9 @@ def test_the_page_refers_to_nothing_outside_itself(page: str) -> None:
 
 
 def test_the_page_carries_the_numbers_of_metrics_json(folder: Path, page: str) -> None:
-    assert embedded(page)["metrics"] == json.loads((folder / results.METRICS).read_text())
+    metrics = json.loads((folder / results.METRICS).read_text())
+    rule = metrics.pop("reading")  # as earlier versions call it
+    assert embedded(page)["metrics"] == {"localization": rule, **metrics}
 
 
 def test_names_and_ids_cannot_leave_the_data(page: str) -> None:

@@ -34,7 +34,7 @@ function header() {
   const epoch = metrics.epoch === null ? "" : `, epoch ${metrics.epoch}`;
   byId("title").textContent = `${metrics.model ?? "Evaluation"} on the ${metrics.split} split`;
   byId("subtitle").textContent =
-    `${metrics.checkpoint}${epoch} · ${plural(metrics.clips, "clip")} · reading: ${metrics.reading}`;
+    `${metrics.checkpoint}${epoch} · ${plural(metrics.clips, "clip")} · ${metrics.localization}`;
   byId("generated").hidden = !metrics.generated;
   document.title = byId("title").textContent;
 }
@@ -110,8 +110,8 @@ function findings() {
   if (length && metrics.by_event_length.length > 1)
     said.push(["Hardest event length: ", seconds(length.seconds),
       ` (${percent(length.accuracy, 0)} % in ${plural(length.clips, "clip")}).`]);
-  const place = low(metrics.by_place.filter((row) => row.segments));
-  if (place) said.push(["Hardest position: ", POSITIONS[place.place] ?? place.place, ` (${percent(place.accuracy, 0)} % right).`]);
+  const hardest = low(metrics.by_place.filter((row) => row.segments));
+  if (hardest) said.push(["Hardest position: ", POSITIONS[hardest.place] ?? hardest.place, ` (${percent(hardest.accuracy, 0)} % right).`]);
   for (const [low, high, before, after] of [
     [60, Infinity, "Scores that tell events from background: ", ", where 50 is chance."],
     [45, 60, "Scores that hardly tell events from background: ", ", where 50 is chance."],
