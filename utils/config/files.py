@@ -14,6 +14,7 @@ from model.settings import short
 from utils.base import text
 from utils.base.errors import UserError
 from utils.base.nested import differences
+from utils.base.paths import ROOT, project_path
 from utils.config.keys import MayDiffer
 from utils.config.messages import explain
 from utils.config.renamed import moved, renamed, without_removed
@@ -113,4 +114,6 @@ def _no_constant(name: str) -> None:
 def _similar_file(path: Path) -> str:
     there = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, there, n=1)
-    return f"did you mean {path.parent / close[0]}?" if close else "the configs of this project are in configs/"
+    if close or (ROOT / path).is_file():
+        return f"did you mean {path.parent / close[0] if close else project_path(path)}?"
+    return f"the configs of this project are in {project_path('configs')}/"

@@ -15,6 +15,7 @@ from utils.base.errors import UserError
 from utils.base.paths import config_path, project_path
 from utils.config.command_line import parse
 from utils.config.settings import KEYS, SUPERVISED, WEAK
+from utils.study.runs import Study
 
 
 def supervised(*argv: str):
@@ -144,6 +145,31 @@ def test_a_path_survives_a_link(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert project_path(config_path("link/../data")).resolve() == tmp_path / "far" / "data"
     assert project_path(config_path("link")).name == "link"
+
+
+def test_a_config_of_the_project_is_named_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"did you mean {ROOT / 'configs' / 'weak.json'}?"):
+        weak("--config", "configs/weak.json")
+    with pytest.raises(UserError, match=f"are in {ROOT / 'configs'}/"):
+        weak("--config", "nothing.json")
+
+
+def test_a_study_from_another_folder(tmp_path, monkeypatch):
+    study = {"title": "t", "output": "Exps/Study/t", "seeds": [1]}
+    study["runs"] = {"beside": "mine.json", "in the project": "configs/main.json"}
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    (tmp_path / "mine.json").write_text(json.dumps({"model": {"name": SUPERVISED, "alpha": 0.7}}))
+    monkeypatch.chdir(tmp_path)
+    beside, project = Study("study.json").runs
+    assert (beside.config.model.alpha, project.config.model.alpha) == (0.7, 0.1)
+    assert beside.folder == beside.config.train.folder == ROOT / "Exps" / "Study" / "t" / "beside" / "seed-1"
+    assert beside.config.train.snapshot_pref == "Exps/Study/t/beside/seed-1"
+
+
+def test_a_study_by_its_old_name():
+    new = Study(str(ROOT / "configs" / "studies" / "weak_generated.json")).runs
+    assert Study(str(ROOT / "configs" / "study_weak_generated.json")).runs == new
 
 
 @pytest.mark.parametrize("setting", ["supv", "weak"])
