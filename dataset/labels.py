@@ -65,9 +65,15 @@ def _annotation(line: str, where: str) -> Annotation:
     return Annotation(fields[0], fields[1], fields[2], start, end)
 
 
-def category_names(annotations: list[Annotation]) -> list[str]:
+def categories_of(annotations: list[Annotation]) -> list[str]:
     """Categories in the order of their first appearance: name i is category index i."""
     return list(dict.fromkeys(annotation.category for annotation in annotations))
+
+
+def category_names(root: str | os.PathLike) -> list[str] | None:
+    """Names of a data folder's categories, name i of category index i; None without its `Annotations.txt`."""
+    path = Path(root) / files.ANNOTATIONS
+    return categories_of(read_annotations(path)) if path.exists() else None
 
 
 def labels_from_annotations(path: str | os.PathLike, segments: int = SEGMENTS) -> np.ndarray:
@@ -76,7 +82,7 @@ def labels_from_annotations(path: str | os.PathLike, segments: int = SEGMENTS) -
     Raises UserError (see `read_annotations`), also when an event ends after the last segment.
     """
     annotations = read_annotations(path)
-    index = {name: i for i, name in enumerate(category_names(annotations))}
+    index = {name: i for i, name in enumerate(categories_of(annotations))}
     labels = np.zeros((len(annotations), segments, len(index) + 1), np.float32)
     labels[:, :, -1] = 1
     for row, annotation in enumerate(annotations):
@@ -94,7 +100,7 @@ def labels_from_annotations(path: str | os.PathLike, segments: int = SEGMENTS) -
 def clip_labels_from_annotations(path: str | os.PathLike) -> np.ndarray:
     """Clip labels from `Annotations.txt`: one-hot [clips, C+1] float32, the category of the clip's event."""
     annotations = read_annotations(path)
-    index = {name: i for i, name in enumerate(category_names(annotations))}
+    index = {name: i for i, name in enumerate(categories_of(annotations))}
     labels = np.zeros((len(annotations), len(index) + 1), np.float32)
     labels[np.arange(len(annotations)), [index[a.category] for a in annotations]] = 1
     return labels
@@ -117,7 +123,7 @@ def clip_names(root: str | os.PathLike, categories: int) -> ClipNames:
     if not path.exists():
         return ClipNames([f"category {i}" for i in range(categories)], None)
     annotations = read_annotations(path)
-    names = category_names(annotations)
+    names = categories_of(annotations)
     if len(names) != categories:
         raise UserError(
             f"{path}: names {len(names)} categories, but the labels of {root} have {categories}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 
 import numpy as np
 import torch
@@ -22,11 +23,15 @@ class RowReader:
 
     def __init__(self, file: ArrayFile, dtype: torch.dtype) -> None:
         self.file, self.dtype = file, dtype
+        # Closed by whoever made the reader, or with the last reference to it.
         if file.offsets is None:
-            self._array = open_file(file.path)[file.key]
+            opened = open_file(file.path)
+            self.close = weakref.finalize(self, opened.close)
+            self._array = opened[file.key]
         else:
             with naming_refusal(file.path):
                 self._descriptor = os.open(file.values_in, os.O_RDONLY)
+            self.close = weakref.finalize(self, os.close, self._descriptor)
         if states_of(file.path, file.values_in) != file.states:
             self.close()
             raise UserError(f"{file.path}: was changed while it was in use; start again")
@@ -71,12 +76,6 @@ class RowReader:
             if count == 0:
                 raise UserError(f"{self.file.path}: breaks off in row {row}; fetch the file again")
             done += count
-
-    def close(self) -> None:
-        if self.file.offsets is None:
-            self._array.file.close()
-        else:
-            os.close(self._descriptor)
 
 
 def _is_finite(values: np.ndarray) -> bool:

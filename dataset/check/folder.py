@@ -157,7 +157,7 @@ class _Folder:
     def _sizes(self, name: str) -> dict[str, int]:
         """What a file says of the sizes that others say too."""
         if name == files.ANNOTATIONS and self.annotations is not None:
-            columns = len(labels.category_names(self.annotations)) + 1
+            columns = len(labels.categories_of(self.annotations)) + 1
             return {"clips": len(self.annotations), "label columns": columns}
         shape = self.reports[name].shape
         return {} if shape is None or name in files.ORDERS else dict(zip(files.dimensions(name), shape, strict=True))

@@ -184,10 +184,10 @@ def _lines_of(path: Path, videos: dict[str, Path], seconds: int) -> list[labels.
         print(f"{len(without)} videos have no line in {path} and are left out: {', '.join(without)}")
     if len(lines) < len(every):
         print(f"{len(every) - len(lines)} of {len(every)} lines of {path} name no given video and are left out")
-    if labels.category_names(lines) != labels.category_names(every):
+    if labels.categories_of(lines) != labels.categories_of(every):
         print(
             f"categories are numbered by their first line, and without the lines left out {path} names "
-            f"{len(labels.category_names(lines))} instead of {len(labels.category_names(every))}: the folder's "
+            f"{len(labels.categories_of(lines))} instead of {len(labels.categories_of(every))}: the folder's "
             f"numbers aren't those of a network that was trained on all of it"
         )
     return lines

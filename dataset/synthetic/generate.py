@@ -188,7 +188,7 @@ class _Clips:
 
     def __init__(self, settings: Settings, annotations: list[labels.Annotation]) -> None:
         self.settings, self.annotations = settings, annotations
-        names = labels.category_names(annotations)
+        names = labels.categories_of(annotations)
         self.index = {name: i for i, name in enumerate(names)}
         self.world = planted.make_world(
             len(names), settings.visual_dim, settings.audio_dim, np.random.default_rng((_WORLD, settings.seed))

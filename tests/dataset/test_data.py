@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 
 import h5py
@@ -194,3 +195,19 @@ def test_missing_data_names_the_file_and_the_ways_out(tmp_path):
     shutil.rmtree(tmp_path)
     with pytest.raises(UserError, match="unknown split 'dev'"):
         files.order_file("dev")
+
+
+def test_names_of_the_categories(folder):
+    assert labels.category_names(folder) == ["Truck", "Church bell", "Flute"]
+    (folder / "Annotations.txt").unlink()
+    assert labels.category_names(folder) is None
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux")
+def test_a_dataset_that_is_gone_holds_no_file_open(folder):
+    open_files = len(os.listdir("/proc/self/fd"))
+    dataset = AVEDataset(folder, "train")
+    dataset[0]
+    assert len(os.listdir("/proc/self/fd")) == open_files + 2
+    del dataset
+    assert len(os.listdir("/proc/self/fd")) == open_files
