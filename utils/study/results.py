@@ -78,7 +78,7 @@ def check_same_data(runs: list[Run]) -> None:
     fingerprint_of = functools.cache(fingerprint.fingerprint)
     for run in runs:
         with readable(run.folder):
-            made_on = provenance.read(run.folder).get("data") if run.source is None else None
+            made_on = _trained_on(run.folder) if run.source is None else None
         if made_on is None:
             continue
         root = run.config.data.folder
@@ -93,6 +93,12 @@ def check_same_data(runs: list[Run]) -> None:
                 )
 
 
+def _trained_on(folder: Path) -> dict[str, Any] | None:
+    """The fingerprint of a run's data; None where there is no run, or one of an early version that didn't note it."""
+    last = folder / LAST
+    return provenance.read(folder).get("data") or (_header_of(last).data if last.exists() else None)
+
+
 def _trained(run: Run) -> Result | None:
     check_settings(run)
     epochs = _saved_epochs(run.folder)
@@ -101,7 +107,7 @@ def _trained(run: Run) -> Result | None:
         return None
     for split, chosen in best.items():
         weights = run.folder / WEIGHTS[split]
-        if weights.exists() and _epoch_of(weights) != chosen["epoch"]:
+        if weights.exists() and _header_of(weights).epoch != chosen["epoch"]:
             return None  # a kill came between the last epoch and its weights: the run mends that when it goes on
     seconds = [number for epoch in epochs if isinstance(number := epoch.get("seconds"), int | float)]
     return Result(
@@ -154,19 +160,26 @@ def evaluated_accuracy(run: Run, split: str) -> float | None:
 def _saved_epochs(folder: Path) -> list[dict[str, Any]]:
     """The epochs of a run that `last.pth.tar` holds: a kill may leave a line of one that was never saved."""
     last = folder / LAST
-    saved = _epoch_of(last) if last.exists() else None  # None: deleted, by somebody who won't go on
+    saved = _header_of(last).epoch if last.exists() else None  # None: deleted, by somebody who won't go on
     return [epoch for epoch in read_epochs(folder) if saved is None or epoch["epoch"] <= saved]
 
 
-def _epoch_of(path: Path) -> int:
-    """The epoch of a checkpoint of ours. Raises UserError for anything else."""
+class _Header(NamedTuple):
+    """What a study needs of a checkpoint."""
+
+    epoch: int
+    data: dict[str, Any] | None
+
+
+def _header_of(path: Path) -> _Header:
+    """Of a checkpoint of ours. Raises UserError for anything else."""
     stat = path.stat()
-    return _read_epoch(path, stat.st_mtime_ns, stat.st_size)
+    return _read_header(path, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=1000)
-def _read_epoch(path: Path, *_version: int) -> int:
+def _read_header(path: Path, *_version: int) -> _Header:
     checkpoint = Checkpoint.load(path)
     if not checkpoint.ours:
         raise UserError(f"{path}: is not a checkpoint of a run of this project; move it away")
-    return checkpoint.epoch
+    return _Header(checkpoint.epoch, checkpoint.data)

@@ -337,6 +337,16 @@ def test_a_row_of_different_data_is_refused(write_study, tiny_data, tmp_path, ca
         error = one_line(capsys)
         assert f"other data than what {data} holds now: {files.LABELS}" in error
 
+    # Without run.json the checkpoint tells.
+    (second.folder / "run.json").unlink()
+    header = {"network": {}, "config": second.config.model_dump(), "epoch": 1}
+    Checkpoint(**header, data=made_on["data"]).save(second.folder / checkpoint.LAST)
+    on_new_data = {"data": fingerprint.fingerprint(data, weak=False), "starts": []}
+    (first.folder / "run.json").write_text(json.dumps(on_new_data))
+    assert study_command.main([path, "--table"]) == EXIT_USER_ERROR
+    assert f"{second.folder}: was trained on other data" in one_line(capsys)
+    (first.folder / "run.json").write_text(json.dumps(made_on))
+
     made_on["data"] = fingerprint.fingerprint(data, weak=False)
     (second.folder / "run.json").write_text(json.dumps(made_on))
     shutil.rmtree(data)  # with nothing there to compare with, the seeds are compared with one another
