@@ -153,6 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the features (default: %(default)s)")
     args = parser.parse_args(argv)
 
+    files.require_folder(args.root)
     features = [name for name in files.FEATURES if os.path.lexists(args.root / name)]
     if not features:
         raise UserError(f"{args.root}: holds no feature file such as {files.VISUAL}; {files.HOW_TO_GET_DATA}")

@@ -16,6 +16,8 @@ N clips, T segments of one second, an H x W grid, C categories. Names, keys and 
 
 from __future__ import annotations
 
+import os
+
 from utils.base.errors import UserError
 
 KEY = "avadataset"
@@ -64,6 +66,14 @@ _DIMENSIONS = {
     CLIP_LABELS: ("clips", "label columns"),
     NOISY_LABELS: ("background-only clips", "label columns"),
 }
+
+
+def require_folder(root: str | os.PathLike) -> None:
+    """Raise UserError unless there is a data folder `root` that can be read."""
+    if not os.path.isdir(root):
+        raise UserError(f"{root}: no such folder; {HOW_TO_GET_DATA}")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise UserError(f"{root}: you have no permission to read this folder; change its permissions")
 
 
 def order_file(split: str) -> str:

@@ -57,10 +57,7 @@ def check_folder(root: str | os.PathLike, splits: tuple[str, ...] = TRAINED_WITH
     there is no such folder; what is wrong with a file stands in its report.
     """
     root = Path(root)
-    if not os.path.isdir(root):
-        raise UserError(f"{root}: no such folder; {files.HOW_TO_GET_DATA}")
-    if not os.access(root, os.R_OK | os.X_OK):
-        raise UserError(f"{root}: you have no permission to read this folder; change its permissions")
+    files.require_folder(root)
     return _Folder(root, splits).reports
 
 

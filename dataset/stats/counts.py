@@ -59,6 +59,7 @@ class FolderStatistics:
 def folder_statistics(root: str | os.PathLike) -> FolderStatistics:
     """Read the labels and splits of a data folder and count. Raises UserError as the readers of its files."""
     root = Path(root)
+    files.require_folder(root)
     every_label = labels.segment_labels(root)
     splits = [split for split in files.SPLITS if (root / files.order_file(split)).exists()]
     if not splits:

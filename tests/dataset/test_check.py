@@ -19,6 +19,7 @@ from dataset.arrays import array_file, read_order
 from dataset.ave import AVEDataset
 from dataset.check import __main__ as check_command
 from dataset.check.folder import check_folder, require_trainable
+from dataset.stats import __main__ as stats_command
 from dataset.synthetic import generate
 from utils.base.errors import UserError
 
@@ -385,6 +386,13 @@ def refuse(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builtins.open", refusing(real_open))
     monkeypatch.setattr(io, "open", refusing(real_read))
     monkeypatch.setattr(h5py, "File", refusing(real_file))
+
+
+def test_a_folder_that_may_not_be_read_is_named(folder, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)  # root is never refused
+    for command in (check_command.main, stats_command.main):
+        assert command(["--root", str(folder)]) == 2
+        assert f"{folder}: you have no permission to read this folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [files.VISUAL, files.LABELS, files.ANNOTATIONS])

@@ -90,6 +90,12 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
                 code, said = EXIT_USER_ERROR, _OUT_OF_MEMORY
             except OutputLost:
                 code = EXIT_CLOSED_PIPE
+            except PermissionError as error:
+                if error.filename is None:
+                    raise
+                code = EXIT_USER_ERROR
+                path = os.fsdecode(error.filename)
+                said = f"error: {path}: cannot be used ({error.strerror}); change its permissions"
             except SystemExit as error:  # argparse's, after --help
                 ended = error
             with contextlib.suppress(OutputLost):
