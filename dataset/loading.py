@@ -48,14 +48,14 @@ class Shard(NamedTuple):
     """Which part of every step's clips this process works on."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
 
 _ALONE = Shard()
 
 
 class Batches(ABC):
-    """Batches of one split; subclasses say where the features come from.
+    """Batches of one split; each subclass keeps the features elsewhere until their step.
 
     Args:
         dataset: the split; features are handed out in its `dtype` (labels stay float32).
@@ -64,8 +64,8 @@ class Batches(ABC):
         seed: None keeps the split's order (evaluation); a number shuffles each epoch anew.
 
     Attributes:
-        in_blocks: whether that shuffles blocks of neighbours in the files, and clips among few blocks at a time, as
-            streaming needs to be quick, or all clips.
+        in_blocks: how it shuffles: False: all clips; True: blocks of neighbours in the files, and clips among few
+            blocks at a time, because reading neighbours is what makes streaming quick.
     """
 
     in_blocks = False
@@ -104,12 +104,12 @@ class Batches(ABC):
 
     def steps(self, epoch: int) -> list[tuple[Tensor, float]]:
         """For each step of an epoch, the positions of this process's clips and its `Batch.weight`."""
-        rank, world = self.shard
+        rank, world_size = self.shard
         steps = []
         for clips in self.order(epoch).split(self.batch_size):
-            mine = clips[rank::world]
+            mine = clips[rank::world_size]
             # A process without a clip in a short last batch still takes part in the step, with weight 0.
-            weight = len(mine) * world / len(clips)
+            weight = len(mine) * world_size / len(clips)
             steps.append((mine if len(mine) else clips[:1], weight))
         return steps
 
