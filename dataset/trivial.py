@@ -1,4 +1,4 @@
-"""What predictors score that look at no segment, and which clips share their video with the training split."""
+"""What predictors score that ignore the features, and which clips share their video with the training split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from utils.base.errors import UserError
 
 
 class TrivialAccuracies(NamedTuple):
-    """Segment accuracy, in percent, of predictors that look at no segment.
+    """Segment accuracy, in percent, of predictors that ignore the features.
 
     `all_background` calls everything background; `most_frequent_category` names the category of most
     training clips everywhere (nan when that isn't known); `right_category` names a clip's own category
@@ -30,7 +30,7 @@ class TrivialAccuracies(NamedTuple):
 
 
 def trivial_accuracies(segment_labels: np.ndarray, train_clip_labels: np.ndarray | None = None) -> TrivialAccuracies:
-    """What predictors that look at no segment score on the labels of a split.
+    """What predictors that ignore the features score on the labels of a split.
 
     Args:
         segment_labels: [n, T, C+1] one-hot labels of the split, the last column background.
