@@ -90,6 +90,8 @@ def parse(
             if values["evaluate"] and declaration(key).training_only:
                 more = " (its batches are --test_batch_size)" if key == "train.batch_size" else ""
                 raise UserError(f"--evaluate trains nothing, so {flag} contradicts it{more}; leave one of the two out")
+    if "eval.threshold" not in changes:
+        sections = _without_other_rules_threshold(sections, changes.get("eval.localize"))
     for key, value in changes.items():
         sections = config_files.merge(sections, _nested(key, value))
     settings = config_files.build(sections, source, flags)
@@ -103,6 +105,14 @@ def parse(
         named=frozenset(changes),
         command=["python", parser.prog, *(sys.argv[1:] if argv is None else argv)],
     )
+
+
+def _without_other_rules_threshold(sections: dict[str, Any], rule: Any) -> dict[str, Any]:
+    """A config without the threshold of its own localization rule, where the command line chooses another one."""
+    own = sections.get("eval")
+    if rule is None or not isinstance(own, dict) or own.get("localize", rule) == rule:
+        return sections
+    return {**sections, "eval": {key: value for key, value in own.items() if key != "threshold"}}
 
 
 def _check_path(flag: str, path: str | None) -> None:

@@ -65,6 +65,28 @@ def test_set_reaches_every_section():
     assert options.named == {"model.quirks.own_gate", "eval.localize", "eval.threshold"}
 
 
+@pytest.mark.parametrize(
+    ("own", "flags", "found"),
+    [
+        ({"gate_threshold": 0.5}, "", ("gate", 0.5)),
+        ({"gate_threshold": 0.5}, "--localize authors", ("authors", None)),
+        ({"localize": "gate", "threshold": 0.5}, "--localize relative", ("relative", None)),
+        ({"localize": "gate", "threshold": 0.5}, "--localize gate", ("gate", 0.5)),
+        ({"localize": "gate", "threshold": 0.5}, "--localize relative --set eval.threshold=-1.0", ("relative", -1.0)),
+        ({"threshold": 0.5}, "--localize gate", ("gate", 0.5)),
+    ],
+)
+def test_a_threshold_belongs_to_its_rule(own, flags, found, tmp_path):
+    (tmp_path / "weak.json").write_text(json.dumps({"model": {"name": "weak_main_model"}, "eval": own}))
+    config, _ = weak("--config", str(tmp_path / "weak.json"), *flags.split())
+    assert (config.eval.localize, config.eval.threshold) == found
+
+
+def test_a_rule_without_threshold_and_a_threshold_contradict_each_other():
+    with pytest.raises(UserError, match="'authors' has no threshold"):
+        weak("--localize", "authors", "--set", "eval.threshold=0.5")
+
+
 def test_checkpoint_is_resume():
     assert supervised("--checkpoint", "a.pth.tar")[1].resume == "a.pth.tar"
 
