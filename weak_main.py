@@ -1,4 +1,4 @@
-"""Weakly supervised CMBS: train on clip labels, or evaluate a checkpoint."""
+"""Weakly supervised: train on clip labels, or evaluate a checkpoint."""
 
 import sys
 from functools import partial
@@ -14,17 +14,23 @@ def main(argv: list[str] | None = None) -> None:
     from dataset.ave import WeakAVEDataset
     from model import build_loss, build_model
     from model.localization import Localization
-    from utils.training.run import Experiment, begin, run
+    from utils.base.devices import dtype_of
+    from utils.evaluation.run import evaluate_checkpoint
+    from utils.evaluation.weights import find_checkpoint
+    from utils.report import write_report
+    from utils.training.begin import begin
+    from utils.training.run import train
 
-    device = begin(config, options)
-    network = build_model(config.model)
-    experiment = Experiment(
-        network,
-        build_loss(config.model, config.train.loss_weights),
-        partial(WeakAVEDataset, label_regime=config.data.label_regime),
-        Localization(network, config.eval.localize, config.eval.threshold),
-    )
-    run(experiment, config, options, device)
+    dataset = partial(WeakAVEDataset, label_regime=config.data.label_regime)
+    with begin(config, options.gpu) as device:
+        network = build_model(config.model).to(device, dtype_of(config.train.precision))
+        loss = build_loss(config.model, config.train.loss_weights)
+        localization = Localization(network, config.eval.localize, config.eval.threshold)
+        if options.evaluate:
+            path = find_checkpoint(options.resume, config.train.folder, network, config.supervision)
+        else:
+            path = train(network, loss, localization, dataset, config, options)
+        evaluate_checkpoint(path, network, localization, dataset, config, options.output, write_report)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Batches(ABC):
         """The split's positions in the order in which an epoch visits them, [clips] int64."""
         if self.seed is None:
             return torch.arange(len(self.dataset))
-        generator = _generator(self.seed, epoch)
+        generator = epoch_generator(self.seed, epoch)
         if not self.in_blocks:
             return torch.randperm(len(self.dataset), generator=generator)
         blocks = self.dataset.file_order().split(BLOCK_CLIPS)
@@ -115,7 +115,11 @@ class Batches(ABC):
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step `first_step` on."""
-        return (self._moved(batch) for batch in self._in_memory(self.steps(epoch)[first_step:]))
+        return self.batches_of(self.steps(epoch)[first_step:])
+
+    def batches_of(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
+        """The batches of some steps, which `steps` returned, or that are of any other clips."""
+        return (self._moved(batch) for batch in self._in_memory(steps))
 
     @abstractmethod
     def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
@@ -176,10 +180,8 @@ class ResidentBatches(Batches):
         )
         self.labels = torch.from_numpy(self.dataset.labels).to(home)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        if self.visual.device == self.device:
-            return super().epoch(epoch, first_step)
-        return self._prefetched(self.steps(epoch)[first_step:])
+    def batches_of(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
+        return super().batches_of(steps) if self.visual.device == self.device else self._prefetched(steps)
 
     def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
         order = torch.cat([torch.empty(0, dtype=torch.int64), *(clips for clips, _ in steps)])
@@ -204,11 +206,11 @@ class StreamedBatches(Batches):
         super().__init__(*args, **kwargs)
         self.workers = workers
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        return self._prefetched(self.steps(epoch)[first_step:])
+    def batches_of(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
+        return self._prefetched(steps)
 
     def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
-        per_pool = self.pool_clips // self.batch_size
+        per_pool = max(1, self.pool_clips // max((self.batch_size, *(len(clips) for clips, _ in steps))))
         pools = [steps[i : i + per_pool] for i in range(0, len(steps), per_pool)]
         labels = torch.from_numpy(self.dataset.labels)
         for visual, audio, pool in ahead(functools.partial(self._read_pool, pool) for pool in pools):
@@ -324,6 +326,7 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _generator(seed: int, epoch: int) -> torch.Generator:
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """The generator that shuffles an epoch; 0 is for what stands outside of the epochs."""
     # torch's CPU generator takes 32 bits of a seed, so the pair is mixed into as many.
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))

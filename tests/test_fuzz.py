@@ -49,7 +49,7 @@ from utils.config import settings as config_settings
 from utils.config.settings import SUPERVISED
 from utils.evaluation.weights import load_weights
 from utils.training import loop
-from utils.training.record import Spectator
+from utils.training.record import SilentRecorder
 
 INPUTS = int(os.environ.get("CMBS_FUZZ_INPUTS", "2000"))
 SECONDS = 60  # that no input may take, on however busy a machine
@@ -232,7 +232,12 @@ def setup(network) -> tuple[config_settings.Config, Callable[[], loop.Training]]
 
     def make() -> loop.Training:
         return loop.Training(
-            network, loss, localization, {"train": SimpleNamespace(in_blocks=False)}, config, Spectator(Path("nowhere"))
+            network,
+            loss,
+            localization,
+            {"train": SimpleNamespace(in_blocks=False)},
+            config,
+            SilentRecorder(Path("nowhere")),
         )
 
     return config, make

@@ -24,7 +24,7 @@ from utils.config import files as config_files
 from utils.training.loop import train_one_epoch
 from utils.training.meter import Meter
 from utils.training.randomness import seed_everything
-from utils.training.record import Spectator
+from utils.training.record import SilentRecorder
 from utils.training.state import Training
 from utils.training.stopping import StopRequest
 
@@ -49,7 +49,7 @@ def _training(data: Path, folder: Path, device: torch.device, where: str, **trai
     dtype = dtype_of(config.train.precision)
     network.to(device, dtype)
     batches = {"train": _batches(data, device, where, dtype)}
-    return Training(network, build_loss(config.model), Localization(network), batches, config, Spectator(folder))
+    return Training(network, build_loss(config.model), Localization(network), batches, config, SilentRecorder(folder))
 
 
 @pytest.mark.parametrize("setting", ["supv", "weak"])

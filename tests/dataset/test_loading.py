@@ -30,7 +30,7 @@ from utils.base import memory
 from utils.config import files as config_files
 from utils.training.loop import train_one_epoch
 from utils.training.randomness import seed_everything
-from utils.training.record import Spectator
+from utils.training.record import SilentRecorder
 from utils.training.state import Training
 from utils.training.stopping import StopRequest
 
@@ -124,7 +124,7 @@ def test_training_gives_the_same_weights_twice(tiny_data: Path, tmp_path: Path, 
         network = build_model(config.model)
         batches = {"train": _batches(kind, AVEDataset(tiny_data, "train"))}
         loss = build_loss(config.model)
-        training = Training(network, loss, Localization(network), batches, config, Spectator(tmp_path))
+        training = Training(network, loss, Localization(network), batches, config, SilentRecorder(tmp_path))
         train_one_epoch(training, 1, StopRequest())
         return network.state_dict()
 

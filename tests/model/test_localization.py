@@ -21,7 +21,7 @@ from model.localization import RULES, Localization, otsu_threshold
 from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR
-from utils.evaluation.evaluate import choose_threshold
+from utils.evaluation.threshold import choose_threshold
 
 BACKGROUND = 2  # of two categories
 

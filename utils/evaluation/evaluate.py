@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,11 @@ from tqdm import tqdm
 
 from dataset.ave import AVEDataset
 from dataset.loading import Batches
-from model.localization import Localization
 from utils.base import processes
 from utils.base.devices import autocast, naming_batch_size
 from utils.base.errors import UserError
 
-CHOOSING_CLIPS = 1024  # 10,000 segments fix one threshold well; more would only cost time
+_SCORE = "score of "  # before the name of a network's score, in the columns that are gathered
 
 
 def accuracy(predicted: Tensor, target: Tensor) -> float:
@@ -31,7 +30,7 @@ class Evaluation(NamedTuple):
     target: Tensor  # [n, T] int64
     category: Tensor  # [n] int64: predicted category of the clip
     event_probability: Tensor  # [n, T] float32
-    scores: dict[str, Tensor]  # [n, T] float32 each: those of the network's explanation, by name
+    scores: dict[str, Tensor]  # [n, T] float32 each: what the network says besides of how much a segment is an event
     attention: Tensor | None = None  # [n, T, H, W] float16, where asked for and there: sums to 1 over the grid
 
     @property
@@ -51,7 +50,7 @@ def evaluate(
         precision: float32, float64 or bfloat16.
         attention: whether to keep the attention maps too.
 
-    Raises UserError where the network's answer for a clip is not a finite number.
+    Raises UserError that names the clips where what the network says is not finite.
     """
     network.eval()
     parts: list[dict[str, Tensor]] = []
@@ -60,48 +59,30 @@ def evaluate(
             output, explanation = network.explain(batch.visual, batch.audio)
             prediction = predict(output, explanation)
         if batch.weight:  # else the clips are another process's
-            part = {
+            scores = {_SCORE + name: score.float() for name, score in explanation.scores.items()}
+            columns = {
                 "position": batch.clips,
+                "finite": finite_clips([*output, *prediction, *scores.values()]),
                 "segments": prediction.segments,
                 "target": batch.labels.argmax(-1),
                 "category": prediction.category,
                 "event_probability": prediction.event_probability.float(),
-                "is_finite": prediction.category_probability.isfinite().flatten(1).all(1),
-                **{f"{_SCORE}{name}": score.float() for name, score in explanation.scores.items()},
+                **scores,
             }
             if attention and explanation.attention is not None:
-                part["attention"] = explanation.attention.half()
-            parts.append(part)
-    mine = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]} if parts else {}
-    return _in_order(processes.all_gather(mine), batches.dataset)
-
-
-_SCORE = "score of "  # before the names of scores, which may be any
-
-
-def _in_order(shares: list[dict[str, Tensor]], dataset: AVEDataset) -> Evaluation:
-    """The split's evaluation, from each process's share of its clips."""
-    shares = [share for share in shares if share]
-    columns = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
-    order = columns["position"].argsort()
-    if not torch.equal(columns.pop("position")[order], torch.arange(len(order))):
+                columns["attention"] = explanation.attention.half()
+            parts.append(columns)
+    mine = {name: torch.cat([columns[name] for columns in parts]).cpu() for name in parts[0]} if parts else {}
+    shares = [share for share in processes.all_gather(mine) if share]
+    whole = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
+    positions = whole.pop("position")
+    order = positions.argsort()
+    if not torch.equal(positions[order], torch.arange(len(batches.dataset))):
         raise RuntimeError("a clip was evaluated twice or not at all")
-    columns = {name: column[order] for name, column in columns.items()}
-    if not columns.pop("is_finite").all():
-        _refuse_nonfinite(shares, dataset)
-    scores = {name.removeprefix(_SCORE): columns.pop(name) for name in list(columns) if name.startswith(_SCORE)}
-    return Evaluation(**columns, scores=scores)
-
-
-def _refuse_nonfinite(shares: list[dict[str, Tensor]], dataset: AVEDataset) -> NoReturn:
-    clips = torch.cat([share["position"][~share["is_finite"]] for share in shares]).tolist()
-    source, row = dataset.source(min(clips))
-    path = dataset.sources[source].visual.path
-    raise UserError(
-        f"the network's answer is not a finite number in {len(clips)} of the {dataset.split} split's {len(dataset)} "
-        f"clips (the first is row {row} of {path}); look for bad features with `python -m dataset.check`, or use "
-        f"another checkpoint"
-    )
+    whole = {name: column[order] for name, column in whole.items()}
+    require_finite(whole.pop("finite"), positions[order], batches.dataset)
+    scores = {name.removeprefix(_SCORE): whole.pop(name) for name in list(whole) if name.startswith(_SCORE)}
+    return Evaluation(**whole, scores=scores)
 
 
 def no_bar() -> bool | None:
@@ -109,40 +90,30 @@ def no_bar() -> bool | None:
     return True if processes.rank() else None
 
 
-@torch.inference_mode()
-def choose_threshold(network: nn.Module, batches: Batches, localization: Localization, precision: str) -> None:
-    """Let a localization that needs a threshold choose it on training clips, at most CHOOSING_CLIPS of them."""
-    network.eval()
-    parts, clips = [], 0
-    for batch in batches.epoch(0):
-        with autocast(batches.device, precision):
-            _, explanation = network.explain(batch.visual, batch.audio)
-        parts.append(localization.scores(explanation, batch.labels).float().cpu())
-        clips += len(batch.clips)
-        if clips >= CHOOSING_CLIPS:
-            break
-    try:
-        localization.choose(torch.cat(processes.all_gather(torch.cat(parts))))
-    except ValueError as error:
+def finite_clips(values: Iterable[Any]) -> Tensor:
+    """Which clips of a batch have finite numbers alone in all of some tensors [B, ...]: [B] bool."""
+    kept = [x for x in values if isinstance(x, Tensor) and x.is_floating_point()]
+    return torch.stack([x.isfinite().flatten(1).all(1) for x in kept]).all(0)
+
+
+def require_finite(finite: Tensor, positions: Tensor, dataset: AVEDataset) -> None:
+    """Raise UserError that names the clips of a split, at `positions` [n], where `finite` [n] is false."""
+    bad = positions[~finite]
+    if len(bad):
         raise UserError(
-            f"eval.localize {localization.localize!r}: {error}; look for bad features with `python -m dataset.check`"
-        ) from error
+            f"the network's output is not finite in {len(bad)} of {len(positions)} clips of the {dataset.split} split, "
+            f"{name_clips(dataset, bad)}; its weights are damaged, or these features far too large: use another "
+            f"checkpoint, or look at them with `python -m dataset.check`"
+        )
 
 
-@torch.inference_mode()
-def check_localization(network: nn.Module, dataset: AVEDataset, localization: Localization) -> None:
-    """Try the network on a clip of `dataset`.
-
-    Raises UserError where it can't take clips of that size, and where it lacks what the localization rule reads.
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    visual, audio, _ = dataset[0]
-    try:
-        _, explanation = network.explain(visual[None].to(device), audio[None].to(device))
-    except ValueError as error:
-        raise UserError(f"{dataset.root}: {error}") from error
-    try:
-        localization.check(explanation)
-    except ValueError as error:
-        raise UserError(f"eval.localize: {error}") from error
+def name_clips(dataset: AVEDataset, positions: Tensor) -> str:
+    """Clips at some positions of a split, by their rows in the feature files."""
+    rows: dict[str, list[int]] = {}
+    for position in positions.tolist():
+        source, row = dataset.source(position)
+        rows.setdefault(dataset.sources[source].visual.path.name, []).append(row)
+    return " and ".join(
+        f"rows {', '.join(map(str, numbers[:10]))}{' ...' if len(numbers) > 10 else ''} of {name}"
+        for name, numbers in rows.items()
+    )

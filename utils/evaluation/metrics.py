@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.base.errors import UserError
 from utils.evaluation.evaluate import Evaluation
 
 IOU_THRESHOLDS = tuple(round(0.1 * k, 1) for k in range(1, 10))  # 0.1 ... 0.9
 CALIBRATION_BINS = 10
-PLACES = ("before", "first second", "inside", "last second", "after")  # of a segment, seen from the clip's event
+POSITIONS = ("before", "first second", "inside", "last second", "after")  # of a segment, seen from the clip's event
 
 
 def detailed(result: Evaluation, categories: list[str]) -> dict[str, Any]:
@@ -23,20 +22,11 @@ def detailed(result: Evaluation, categories: list[str]) -> dict[str, Any]:
 
     Args:
         categories: [C] names.
-
-    Raises UserError when a probability isn't a finite number.
     """
     predicted, target = result.segments.numpy(), result.target.numpy()
     background = len(categories)
-    scores = {"event_probability": result.event_probability, **result.scores}
+    scores = {"event_probability": result.event_probability, **result.scores}  # of a segment, each in [0, 1]
     scores = {name: values.double().numpy() for name, values in scores.items()}
-    for name, values in scores.items():
-        if not np.isfinite(values).all():
-            clips = np.flatnonzero(~np.isfinite(values).all(1))[:5].tolist()
-            raise UserError(
-                f"the network's {name} is not a finite number in the split's clips {clips}; look for bad features "
-                f"with `python -m dataset.check`, or use another checkpoint"
-            )
     is_event = target != background
     confusion = confusion_matrix(predicted, target, background)
     return {
@@ -250,8 +240,8 @@ def by_second(predicted: np.ndarray, target: np.ndarray, background: int) -> lis
 def by_place(predicted: np.ndarray, target: np.ndarray, background: int) -> list[dict[str, Any]]:
     """Accuracy by where a segment stands relative to its clip's events.
 
-    Places: background before the first event, an event's first second, inside it, its last second (an event of one
-    second is its own first), background after an event. Clips without an event have no place.
+    Positions: background before the first event, an event's first second, inside it, its last second (an event of one
+    second is its own first), background after an event. Clips without an event have none.
     """
     is_event = target != background
     edge = np.full((len(target), 1), -1)
@@ -267,8 +257,8 @@ def by_place(predicted: np.ndarray, target: np.ndarray, background: int) -> list
     )
     right = predicted == target
     return [
-        {"place": place, "accuracy": _percent(right[mask]), "segments": int(mask.sum())}
-        for place, mask in zip(PLACES, masks, strict=True)
+        {"place": position, "accuracy": _percent(right[mask]), "segments": int(mask.sum())}
+        for position, mask in zip(POSITIONS, masks, strict=True)
     ]
 
 

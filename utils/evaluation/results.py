@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from dataset.labels import ClipNames
-from utils.base.atomic import atomic_path, make_folder, write_text
+from utils.base.atomic import atomic_path, make_folder, private_folder, write_text, writing
 from utils.base.errors import UserError
+from utils.base.locks import held
 from utils.base.text import read_json
 from utils.evaluation.evaluate import Evaluation
 
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.jsonl"
 ATTENTION = "attention.npy"
-REPORT = "report.html"  # made from the others by `utils.report`
+REPORT = "report.html"  # made from the others by `utils.report`, like the figures
+# All that an evaluation may leave. METRICS is the first to go and the last to come: without it there is no evaluation.
+_FILES = (METRICS, PREDICTIONS, ATTENTION, REPORT, "figures/*.png", "figures/events.out.tfevents.*")
 
 
 def write(folder: Path, metrics: dict[str, Any], result: Evaluation, rows: np.ndarray, names: ClipNames) -> None:
-    """Write an evaluation's files, each whole or not at all.
+    """Write an evaluation's files into a folder, each whole or not at all.
 
     Args:
         metrics: at least "accuracy" in percent, "clips" and "segments".
@@ -29,24 +37,73 @@ def write(folder: Path, metrics: dict[str, Any], result: Evaluation, rows: np.nd
         names: of the categories, and the clips' ids where there are any.
 
     A line of `predictions.jsonl` is a clip: `index` (its row in the feature file), `id` (or null), `prediction`
-    and `target` (T category indices, C = background), `event_probability` (T numbers), `category` (its name),
-    and each score of the network by its name (T numbers; of CMBS `gate`, `audio_gate` and `visual_gate`).
-    `attention.npy` holds the attention maps, where there are any: [n, T, H, W] float16 in the order of the lines.
+    and `target` (T category indices, C = background), `event_probability` (T numbers), `category` (its name), and
+    each score of the network (T numbers). `attention.npy` holds the attention maps, where the evaluation kept them:
+    [n, T, H, W] float16 in the order of the lines.
     """
     make_folder(folder)
     write_text(folder / PREDICTIONS, "".join(json.dumps(line) + "\n" for line in _lines(result, rows, names)))
-    (folder / ATTENTION).unlink(missing_ok=True)  # an earlier evaluation's
     if result.attention is not None:
         with atomic_path(folder / ATTENTION) as part, open(part, "wb") as file:
-            np.save(file, result.attention.numpy())
+            maps = result.attention.numpy()
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(maps))
+            file.write(np.ascontiguousarray(maps))  # np.save doesn't say why a disk refuses
     write_text(folder / METRICS, _readable_json(metrics))
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder for an evaluation's files; when the block ends well, they are moved to `folder`.
+
+    There they take the place of all files of an earlier evaluation; until then these are untouched, and when the block
+    doesn't end well nothing of the new ones is left. Other files in `folder` stay. Raises UserError where the folder
+    can't be written, or another process writes to it.
+    """
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
+    try:
+        busy = f"{folder}: another process is writing an evaluation there; wait for it, or name another --output"
+        with writing(folder), held(folder / ".lock", busy), private_folder(folder / "evaluation") as temporary:
+            new, old = make_folder(temporary / "new"), temporary / "old"
+            yield new
+            _exchange(new, folder, old)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in absent:
+                path.rmdir()
+        raise
+
+
+def _exchange(new: Path, folder: Path, old: Path) -> None:
+    """Move an earlier evaluation's files from `folder` to `old`, and the new ones there; all of them or none.
+
+    Killed in between it leaves `folder` without METRICS, and so without an evaluation: never with parts of two.
+    """
+    earlier = [path for pattern in _FILES for path in sorted(folder.glob(pattern))]
+    leaving = [path for path in earlier if path.is_symlink() or path.is_file()]  # a folder is somebody's own
+    coming = [path for pattern in reversed(_FILES) for path in sorted(new.glob(pattern))]
+    moves = [(path, old / path.relative_to(folder)) for path in leaving]
+    moves += [(path, folder / path.relative_to(new)) for path in coming]
+    undo: list[Callable[[], None]] = []
+    try:
+        for source, target in moves:
+            if not target.parent.exists():
+                target.parent.mkdir(parents=True)
+                undo.append(target.parent.rmdir)
+            os.rename(source, target)
+            undo.append(partial(os.rename, target, source))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for step in reversed(undo):
+                step()
+        raise
 
 
 def _lines(result: Evaluation, rows: np.ndarray, names: ClipNames) -> list[dict[str, Any]]:
     categories = [*names.categories, "background"]
     columns = {
         "index": rows.tolist(),
-        "id": [names.ids[row] for row in rows] if names.ids else [None] * len(rows),
+        "id": [names.ids[row] if names.ids else None for row in rows.tolist()],
         "prediction": result.segments.tolist(),
         "target": result.target.tolist(),
         "event_probability": _rounded(result.event_probability),
@@ -56,7 +113,7 @@ def _lines(result: Evaluation, rows: np.ndarray, names: ClipNames) -> list[dict[
     return [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]
 
 
-def _rounded(values: Any) -> list[list[float]]:
+def _rounded(values: Tensor) -> list[list[float]]:
     return values.double().numpy().round(6).tolist()
 
 

@@ -24,29 +24,33 @@ def named_checkpoint(name: str | None, run_folder: Path) -> Path | None:
     """The checkpoint that --resume names, if any; "last" is the run folder's own."""
     if name != "last":
         return None if name is None else Path(name)
-    path = run_folder / LAST
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint, so no run to go on with; start one without --resume last")
-    return path
+
+    def last() -> Path:
+        path = run_folder / LAST
+        if not path.exists():
+            raise UserError(f"{path}: no such checkpoint, so no run to go on with; start one without --resume last")
+        return path
+
+    return processes.from_first(last)  # only its machine may have the files
 
 
 def find_checkpoint(name: str | None, run_folder: Path, network: nn.Module, supervision: str) -> Path:
     """What to evaluate: what --resume names, else the run's best, else the authors' file there, or right in Exps/."""
-    named = named_checkpoint(name, run_folder)
-    if named is not None:
-        return named
-    if (run_folder / BEST).exists():
-        return run_folder / BEST
-    for folder in (run_folder, project_path("Exps")):
-        for pattern in released_files(network):
-            found = sorted(folder.glob(pattern))
-            if found:
-                return found[0]
-    script = MAINS[supervision].replace("main.py", "train.sh")
-    raise UserError(
-        f"{run_folder}: no checkpoint to evaluate; train one with `bash {script}`, fetch the authors' with "
-        f"`python -m dataset.download --checkpoints`, or name one with --resume FILE"
-    )
+
+    def found() -> Path:
+        candidates = [run_folder / BEST] if (run_folder / BEST).exists() else []
+        for folder in (run_folder, project_path("Exps")):
+            for pattern in released_files(network):
+                candidates += sorted(folder.glob(pattern))
+        if not candidates:
+            script = MAINS[supervision].replace("main.py", "train.sh")
+            raise UserError(
+                f"{run_folder}: no checkpoint to evaluate; train one with `bash {script}`, fetch the authors' with "
+                f"`python -m dataset.download --checkpoints`, or name one with --resume FILE"
+            )
+        return candidates[0]
+
+    return named_checkpoint(name, run_folder) or processes.from_first(found)
 
 
 def load_weights(network: nn.Module, path: Path, settings: NetworkSettings) -> Checkpoint:

@@ -3,7 +3,7 @@
     python -m utils.report Exps/Supv/exp1/eval-test      # make the page and the figures anew
 
 The page is one file that opens from disk and needs nothing else: its data stand in it as JSON, and the scripts
-and styles of `report_page/` are written into it. Every evaluation writes it (`utils.training.run`);
+and styles of `report_page/` are written into it. Every evaluation writes it (`utils.report.write_report`);
 the files that it is made from are described in `utils.evaluation.results`.
 """
 

@@ -31,8 +31,8 @@ from utils.study.results import (
     result_of,
 )
 from utils.study.runs import Run, Study
+from utils.training.begin import generate_once
 from utils.training.launching import share_of_cores
-from utils.training.run import generate_once
 
 # What a run leaves that was killed before its first epoch was saved; another one may begin on top of it.
 _OF_A_BEGINNING = ("config.json", "run.json", "log.txt", "metrics.jsonl", ".lock", "events.out.tfevents.*", "*.part*")

@@ -17,7 +17,8 @@ from utils.base import checkpoint, processes
 from utils.base.devices import naming_batch_size
 from utils.base.errors import Interrupted
 from utils.evaluation import protocols
-from utils.evaluation.evaluate import choose_threshold, evaluate, no_bar
+from utils.evaluation.evaluate import evaluate, no_bar
+from utils.evaluation.threshold import choose_threshold
 from utils.training.meter import Meter
 from utils.training.state import Training
 from utils.training.stopping import StopRequest
@@ -52,7 +53,7 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
                         _stop(training)
                     result = evaluate(network, batches[split], localization, settings.precision)
                     metrics[f"{split}_accuracy"] = result.accuracy
-                    scores = {f"{split}/{name}": values for name, values in result.scores.items()}
+                    scores = {f"{split}/{name}": score for name, score in result.scores.items()}
                     training.recorder.histograms(scores, epoch * len(batches["train"]))
                 protocols.choose(training.position.best, metrics)
             metrics["seconds"] = training.seconds()
@@ -86,11 +87,11 @@ def train_one_epoch(training: Training, epoch: int, stop: StopRequest) -> dict[s
         position.step = step
         stopping = processes.any_process(stop)
         if stopping or (step < len(batches) and training.save_due()):
-            meter.look()
+            meter.collect()
             training.save({"epoch": position.epoch})
             if stopping:
                 _stop(training)
-    meter.look()
+    meter.collect()
     return meter.means()
 
 

@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dataset.ave import AVEDataset
 from dataset.loading import Batch
 from utils.base import processes
 from utils.base.errors import UserError
+from utils.evaluation.evaluate import name_clips
 from utils.training.state import Training
 
 _COUNTS = ("clips", "right", "counted")  # what a meter adds up besides loss terms and gradient norm
 
 
 class Meter:
-    """Adds up an epoch's numbers, on the device; looks at them on the host only now and then.
+    """Adds up an epoch's numbers. They stay on the device and are collected, checked and added up only now and then.
 
-    Waiting for a GPU's numbers every step would leave it idle between steps. So steps are looked at together,
-    every `print_freq` of them; on a CPU each at once.
+    Waiting for a GPU's numbers every step would leave it idle between steps. So those of `print_freq` steps are
+    collected together; on a CPU each step's at once.
     """
 
     def __init__(self, training: Training, epoch: int) -> None:
@@ -32,14 +32,14 @@ class Meter:
         self.names = [name for name in self.sums if name not in _COUNTS]
 
     def add(self, step: int, batch: Batch, terms: dict[str, Tensor], norm: Tensor, correct: Tensor) -> None:
-        """Take in a step's numbers. Raises UserError where those of a step looked at aren't finite."""
+        """Take in a step's numbers. Raises UserError where some that are collected aren't finite."""
         self.names = [*terms, "gradient_norm"]
         numbers = torch.stack([*(term.detach().double() for term in terms.values()), norm.double(), *correct])
         self.waiting.append((step, batch.clips if batch.weight else batch.clips[:0], numbers))
         if len(self.waiting) >= self.every:
-            self.look()
+            self.collect()
 
-    def look(self) -> None:
+    def collect(self) -> None:
         """Bring the waiting steps' numbers to the host, check and add them up."""
         if not self.waiting:
             return
@@ -69,8 +69,9 @@ class Meter:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
         return UserError(
             f"epoch {self.epoch}, step {step}: loss or gradient is not finite ({numbers}); "
-            f"{_rows_of(self.training.batches['train'].dataset, clips)}. The checkpoints are from before; look for "
-            f"features that are far too large, also with `python -m dataset.check`, mend them, or try a lower --lr"
+            f"its clips: {name_clips(self.training.batches['train'].dataset, clips)}. The checkpoints are from before; "
+            f"look for features that are far too large, also with `python -m dataset.check`, mend them, or try a lower "
+            f"--lr"
         )
 
     def means(self) -> dict[str, Any]:
@@ -79,12 +80,3 @@ class Meter:
         norm = mean.pop("gradient_norm")
         accuracy_percent = 100 * self.sums["right"] / self.sums["counted"]
         return {"loss": mean, "train_accuracy": accuracy_percent, "gradient_norm": norm}
-
-
-def _rows_of(dataset: AVEDataset, clips: Tensor) -> str:
-    """Which rows of which feature file some clips of a split are."""
-    rows: dict[str, list[int]] = {}
-    for clip in clips.tolist():
-        source, row = dataset.source(clip)
-        rows.setdefault(dataset.sources[source].visual.path.name, []).append(row)
-    return "its clips: " + " and ".join(f"rows {numbers} of {name}" for name, numbers in rows.items())

@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from dataset import fingerprint
 from utils.base.atomic import make_folder, write_text, writing
 from utils.base.checkpoint import BEST, LAST
 from utils.base.errors import UserError, write_error
@@ -61,8 +60,7 @@ class Recorder:
         new: whether the run is new, and must not find another one there, or goes on.
 
     Raises:
-        UserError: the folder holds a run already, another process writes to it, it can't be written, or the run
-            that is to go on was made from other data.
+        UserError: the folder holds a run already, another process writes to it, or it can't be written.
     """
 
     def __init__(self, folder: Path, data: dict[str, Any], new: bool) -> None:
@@ -74,7 +72,7 @@ class Recorder:
         )
         self._writer: SummaryWriter | None = None
         try:
-            self._earlier_starts = [] if new else self._starts_on_this_data()
+            self._earlier_starts = [] if new else provenance.read(self.folder).get("starts", [])
             if new:
                 self._check_free()
         except BaseException:
@@ -94,8 +92,8 @@ class Recorder:
         """
         kept = [epoch for epoch in read_epochs(self.folder) if epoch["epoch"] <= epochs_done] if epochs_done else []
         write_text(self.folder / "config.json", json.dumps(config.model_dump(), indent=2) + "\n")
-        story = {"data": self.data, "starts": [*self._earlier_starts, start]}
-        write_text(self.folder / provenance.FILE, json.dumps(story, indent=2) + "\n")
+        made_with = {"data": self.data, "starts": [*self._earlier_starts, start]}
+        write_text(self.folder / provenance.FILE, json.dumps(made_with, indent=2) + "\n")
         if (self.folder / METRICS).exists():
             write_text(self.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in kept))
         early = self._handler
@@ -167,24 +165,11 @@ class Recorder:
                 f"with --snapshot_pref"
             )
 
-    def _starts_on_this_data(self) -> list[dict[str, Any]]:
-        """The starts that `run.json` tells of. Raises UserError when they used other data."""
-        story = provenance.read(self.folder)
-        before = story.get("data", self.data)
-        differing = fingerprint.differences(self.data, before)
-        if differing:
-            what, here, there = differing[0]
-            raise UserError(
-                f"{self.folder}: the run was trained on other data, so going on would be another run: {what} is "
-                f"{here}, was {there}; put the data back, or start a new run from its weights"
-            )
-        for name in fingerprint.written_since(self.data, before):
-            _log.info(f"{name} was written or copied since the run began; its size and samples of it are as they were")
-        return story.get("starts", [])
 
+class SilentRecorder:
+    """Records nothing: for all processes of a run but the first."""
 
-class Spectator:
-    """In the place of a Recorder, in a process that leaves the recording to another."""
+    data: dict[str, Any] | None = None
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

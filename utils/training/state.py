@@ -22,7 +22,7 @@ from utils.base.errors import UserError
 from utils.config.settings import Config
 from utils.training.compiled import Compiled
 from utils.training.randomness import random_state, restore_random_state
-from utils.training.record import Recorder
+from utils.training.record import Recorder, SilentRecorder
 
 _log = logging.getLogger(__name__)
 
@@ -51,11 +51,12 @@ class Training:
         localization: Localization,
         batches: dict[str, Batches],
         config: Config,
-        recorder: Recorder,
+        recorder: Recorder | SilentRecorder,
+        categories: list[str] | None = None,
     ) -> None:
         settings = config.train
         self.network, self.loss, self.localization, self.batches = network, loss, localization, batches
-        self.config, self.recorder = config, recorder
+        self.config, self.recorder, self.categories = config, recorder, categories
         self.device = next(network.parameters()).device
         self.forward = processes.data_parallel(network)
         if settings.compile:
@@ -158,6 +159,8 @@ class Training:
                 epoch=self.position.epoch,
                 metrics=metrics,
                 localization=self.localization.state(),
+                data=self.recorder.data,
+                categories=self.categories,
                 training=training,
             ).save(self.recorder.folder / name)
 

@@ -7,7 +7,6 @@ import pytest
 from made_evaluation import made_evaluation
 from sklearn.calibration import calibration_curve
 
-from utils.base.errors import UserError
 from utils.evaluation import metrics
 
 B = 2  # background of two categories
@@ -144,10 +143,3 @@ def test_accuracy_along_time_by_hand() -> None:
         "last second": (100, 1),
         "after": (pytest.approx(500 / 6), 6),
     }
-
-
-def test_a_probability_that_is_no_number_is_named_with_its_clips() -> None:
-    result = made_evaluation(4, 3)
-    result.scores["gate"][2, 1] = float("nan")
-    with pytest.raises(UserError, match=r"gate is not a finite number in the split's clips \[2\]"):
-        metrics.detailed(result, list("abc"))

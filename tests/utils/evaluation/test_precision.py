@@ -19,7 +19,7 @@ from utils.evaluation.evaluate import evaluate
 from utils.training.compiled import Compiled
 from utils.training.loop import train_one_epoch
 from utils.training.randomness import seed_everything
-from utils.training.record import Spectator
+from utils.training.record import SilentRecorder
 from utils.training.state import Training
 from utils.training.stopping import StopRequest
 
@@ -37,7 +37,9 @@ def _losses(name: str, data: Path, folder: Path, **train: object) -> list[float]
     for split in ("train", "test"):
         dataset = DATASETS[name](data, split, dtype_of(config.train.precision))
         batches[split] = ResidentBatches(dataset, 12, CPU, 0 if split == "train" else None, home=CPU)
-    training = Training(network, build_loss(config.model), Localization(network), batches, config, Spectator(folder))
+    training = Training(
+        network, build_loss(config.model), Localization(network), batches, config, SilentRecorder(folder)
+    )
     losses = []
     for epoch in range(1, 7):
         losses.append(train_one_epoch(training, epoch, StopRequest())["loss"]["total"])

@@ -26,10 +26,11 @@ from utils.base.checkpoint import Checkpoint
 from utils.config import files as config_files
 from utils.config import settings as config_settings
 from utils.evaluation.evaluate import evaluate
-from utils.training import launching, run
+from utils.evaluation.splits import batches_of
+from utils.training import launching
 from utils.training.loop import train_one_epoch
 from utils.training.randomness import seed_everything
-from utils.training.record import Spectator
+from utils.training.record import SilentRecorder
 from utils.training.state import Training
 from utils.training.stopping import StopRequest
 
@@ -39,7 +40,7 @@ EPOCHS = 3
 NETWORKS = {"CMBS": {}, "with phases": {"name": "cace_supv", "contrast_noise": 0.0}}
 
 
-class _Steps(Spectator):
+class _Steps(SilentRecorder):
     """Remembers what each step is recorded with."""
 
     def __init__(self, folder: Path) -> None:
@@ -111,7 +112,7 @@ def _place_with_memory_in_one_process(data: Path) -> str:
     """Where features go when only process 0 has memory for them."""
     with mock.patch.object(memory, "available", return_value=0 if processes.rank() else 2**50):
         datasets = {"train": AVEDataset(data, "train")}
-        batches = run._batches(datasets, config_settings.DataSettings(), {"train": 5}, CPU, seed=0)
+        batches = batches_of(datasets, config_settings.DataSettings(), {"train": 5}, CPU, seed=0)
     return type(batches["train"]).__name__
 
 
@@ -185,6 +186,22 @@ def test_torchrun_writes_one_run_and_counts_every_clip_once(tiny_config, tmp_pat
     assert [line["index"] for line in lines] == dataset.rows.tolist()
     assert [line["prediction"] for line in lines] == alone.segments.tolist()
     assert [line["target"] for line in lines] == alone.target.tolist()
+
+
+def test_a_threshold_does_not_depend_on_the_number_of_processes(tiny_config, tmp_path: Path):
+    config = str(tiny_config(config_settings.WEAK, train={"n_epoch": 1}))
+    flags = ("weak_main.py", "--config", config, "--gpu", "cpu")
+    process = _python(*flags)
+    assert process.communicate(timeout=120) is not None
+    assert process.returncode == 0
+    thresholds = []
+    for command in ((), ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")):
+        out = tmp_path / f"out {len(command)}"
+        process = _python(*command, *flags, "--evaluate", "--localize", "combined", "--output", str(out))
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        thresholds.append(json.loads((out / "metrics.json").read_text())["threshold"])
+    assert thresholds[0] == thresholds[1]
 
 
 LAUNCHED = """

@@ -16,8 +16,8 @@ from helpers_runs import difference, outcome
 from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
 from utils.config.settings import SUPERVISED
+from utils.evaluation import run as evaluation_run
 from utils.training import loop, record, state
-from utils.training import run as training_run
 
 EPOCHS, STEPS = 3, 3  # 24 clips in batches of 10
 # A learning rate that changes on the way, an epoch without evaluation, a TensorBoard point each step.
@@ -55,7 +55,7 @@ def killed_at(place: str, count: int):
     """Expect the block to die as it comes to the `count`-th call of a function of the project, or of Adam."""
     owner, name = {"step": (torch.optim.Adam, "step"), "evaluate": (loop, "evaluate"),
                    "line": (record.Recorder, "epoch"), "last": (state.Training, "save"),
-                   "best": (state.Training, "save_best"), "test": (training_run, "_test")}[place]  # fmt: skip
+                   "best": (state.Training, "save_best"), "test": (evaluation_run, "load_weights")}[place]  # fmt: skip
     whole, calls = getattr(owner, name), []
 
     def dying(*args, **kwargs):
@@ -165,7 +165,7 @@ def test_a_second_signal_quits_at_once(run, tmp_path, monkeypatch):
 
 
 def test_sigterm_before_the_first_step_is_an_interruption(run, monkeypatch, capfd):
-    monkeypatch.setattr("utils.training.run.make_batches", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("utils.evaluation.splits.make_batches", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
     assert run("cut") == 130
     assert capfd.readouterr().err.strip() == "interrupted"
 

@@ -1,0 +1,54 @@
+"""What comes before a network is built: messages, devices, processes, generated data, seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from dataset.synthetic import generate
+from utils.base import processes
+from utils.base.devices import choose_device, named_gpus
+from utils.base.memory import keep_freed_memory
+from utils.config.settings import Config, DataSettings
+from utils.training import launching
+from utils.training.randomness import seed_everything
+from utils.training.record import log_to_terminal
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def begin(config: Config, gpu: str | None) -> Iterator[torch.device]:
+    """Set all of that up, and yield the device to compute on; within the block the processes of a run work together.
+
+    For several GPUs, starts one process for each instead, and ends with them.
+
+    Args:
+        gpu: what --gpu says.
+    """
+    log_to_terminal()
+    keep_freed_memory()
+    gpus = named_gpus(gpu)
+    if len(gpus) > 1 and not processes.is_distributed():
+        sys.exit(launching.launch(len(gpus)))
+    device, where = choose_device(gpu)
+    processes.join(device)
+    if processes.rank() > 0:
+        logging.getLogger().setLevel(logging.WARNING)
+    _log.info(where)
+    if processes.local_rank() == 0:
+        generate_once(config.data)
+    processes.barrier()
+    seed_everything(config.train.seed)
+    with processes.ending_together():
+        yield device
+
+
+def generate_once(settings: DataSettings) -> None:
+    """Generate the data set that a config describes, unless it is there already."""
+    if settings.generate is not None:
+        generate.generate(settings.folder, generate.Settings(**settings.generate.model_dump()))
