@@ -87,10 +87,11 @@ def _exchange(new: Path, folder: Path, old: Path) -> None:
     undo: list[Callable[[], None]] = []
     try:
         for source, target in moves:
-            if not target.parent.exists():
-                target.parent.mkdir(parents=True)
-                undo.append(target.parent.rmdir)
-            os.rename(source, target)
+            with writing(target):
+                if not target.parent.exists():
+                    target.parent.mkdir(parents=True)
+                    undo.append(target.parent.rmdir)
+                os.rename(source, target)
             undo.append(partial(os.rename, target, source))
     except BaseException:
         with contextlib.suppress(OSError):
