@@ -103,12 +103,10 @@ class Localization:
         """The localization that a checkpoint or an evaluation remembers. Raises ValueError where it is none."""
         localize, threshold = state.get("localize", "authors"), state.get("threshold")
         known = isinstance(localize, str) and localize in RULES
-        if not known or not (
-            isinstance(threshold, float) or localize == "authors" or RULES[localize].threshold is not None
-        ):
+        if not known or not (_is_number(threshold) or localize == "authors" or RULES[localize].threshold is not None):
             raise ValueError(f"holds no localization that is known here ({localize!r}, threshold {threshold!r})")
         localization = cls(network, localize)
-        if isinstance(threshold, float):
+        if _is_number(threshold):
             localization.threshold, localization.chooses = threshold, False
         localization.chosen_by = state.get("chosen_by", localization.chosen_by)
         return localization
@@ -121,7 +119,7 @@ class Localization:
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint's threshold if it was chosen for this rule; else there is none yet."""
         if self.chooses:
-            known = state.get("localize") == self.localize and isinstance(state.get("threshold"), float)
+            known = state.get("localize") == self.localize and _is_number(state.get("threshold"))
             self.threshold, self.chosen_by = (state["threshold"], state.get("chosen_by")) if known else (None, "")
 
     @property
@@ -223,6 +221,10 @@ def otsu_threshold(scores: Tensor) -> float:
     total = (x - x.mean()).cumsum(0)[:-1]  # of the lower group; the upper one's is its negative
     best = (total.square() / (below * above)).argmax()
     return ((x[best] + x[best + 1]) / 2).item()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _positive(x: Tensor) -> Tensor:

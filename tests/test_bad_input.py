@@ -441,6 +441,11 @@ case(
     lambda w: (last(w).unlink(), w.path("run/metrics.jsonl").unlink()),
     "best.pth.tar", "would be overwritten",
 )  # fmt: skip
+case(
+    "folder: holds somebody's best on val",
+    lambda w: (last(w).unlink(), w.path("run/best.pth.tar").unlink()),
+    "best-val.pth.tar", "would be overwritten",
+)  # fmt: skip
 case("folder: of the kernel", nothing, "/proc/run: could not be written", flags="--snapshot_pref /proc/run")
 case(
     "output: a file", lambda w: (last(w), in_the_way("out")(w)), "out: could not be", flags="--evaluate --output {out}"

@@ -161,6 +161,7 @@ def test_what_a_checkpoint_remembers(state):
         {"localize": "gate"},
         {"localize": ["gate"]},
         {"localize": "relative", "threshold": "1"},
+        {"localize": "gate", "threshold": float("nan")},
     ],
 )
 def test_what_no_checkpoint_can_remember(state):

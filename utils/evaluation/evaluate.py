@@ -62,7 +62,7 @@ def evaluate(
             scores = {_SCORE + name: score.float() for name, score in explanation.scores.items()}
             columns = {
                 "position": batch.clips,
-                "finite": finite_clips([*output, *prediction, *scores.values()]),
+                "finite": finite_clips([prediction.category_probability]),
                 "segments": prediction.segments,
                 "target": batch.labels.argmax(-1),
                 "category": prediction.category,
@@ -80,8 +80,9 @@ def evaluate(
     if not torch.equal(positions[order], torch.arange(len(batches.dataset))):
         raise RuntimeError("a clip was evaluated twice or not at all")
     whole = {name: column[order] for name, column in whole.items()}
-    require_finite(whole.pop("finite"), positions[order], batches.dataset)
     scores = {name.removeprefix(_SCORE): whole.pop(name) for name in list(whole) if name.startswith(_SCORE)}
+    finite = whole.pop("finite") & finite_clips([whole["event_probability"], *scores.values()])
+    require_finite(finite, positions[order], batches.dataset)
     return Evaluation(**whole, scores=scores)
 
 

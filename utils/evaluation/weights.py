@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from utils.base.nested import differences
 from utils.base.paths import project_path
 from utils.config import files as config_files
 from utils.config.settings import MAINS, Config
+
+_log = logging.getLogger(__name__)
 
 
 def named_checkpoint(name: str | None, run_folder: Path) -> Path | None:
@@ -82,19 +85,23 @@ def network_of(checkpoint: Checkpoint) -> tuple[nn.Module, NetworkSettings]:
         network = build_model(settings)
         _load(network, checkpoint)
         return network, settings
-    reasons = []
+    fitting, reasons = [], []
     for name, kind in NETWORKS.items():
         settings = kind.settings(name=name)
         network = build_model(settings)
         try:
             load_state(network, checkpoint.network)
+            fitting.append((network, settings))
         except ValueError as error:
             reasons.append(str(error))
-            continue
-        _check_finite(network, checkpoint.path)
-        return network, settings
-    # The network that fits best has the least to say.
-    raise UserError(f"{checkpoint.path}: is of none of the networks {', '.join(NETWORKS)}; {min(reasons, key=len)}")
+    path = checkpoint.path
+    if not fitting:  # the network that is nearest has the least to say
+        raise UserError(f"{path}: is of none of the networks {', '.join(NETWORKS)}; {min(reasons, key=len)}")
+    if len(fitting) > 1:
+        names = [settings.name for _, settings in fitting]
+        _log.warning(f"{path}: has the weights of {' or '.join(names)}, which are named alike; taken for {names[0]}")
+    _check_finite(fitting[0][0], path)
+    return fitting[0]
 
 
 def config_of(checkpoint: Checkpoint) -> Config:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.base.atomic import make_folder, write_text, writing
-from utils.base.checkpoint import BEST, LAST
+from utils.base.checkpoint import BEST, BEST_VAL, LAST
 from utils.base.errors import UserError, write_error
 from utils.base.locks import hold
 from utils.base.nested import flat
@@ -52,7 +52,7 @@ class _LogFile(logging.FileHandler):
 class Recorder:
     """Owns a run folder while a run writes to it.
 
-    Making one takes hold of the folder and looks whether the run may be recorded there; `begin` writes.
+    Making one takes hold of the folder and checks that the run may be recorded there; `begin` writes.
 
     Args:
         folder: the run folder; made if it isn't there.
@@ -159,11 +159,12 @@ class Recorder:
                 f"{self.folder}: holds a run already ({len(read_epochs(self.folder))} epochs); go on with it by "
                 f"--resume last, or choose another folder with --snapshot_pref"
             )
-        if (self.folder / BEST).exists():
-            raise UserError(
-                f"{self.folder / BEST}: would be overwritten by a new run; move it away, or choose another folder "
-                f"with --snapshot_pref"
-            )
+        for name in (BEST, BEST_VAL):
+            if (self.folder / name).exists():
+                raise UserError(
+                    f"{self.folder / name}: would be overwritten by a new run; move it away, or choose another folder "
+                    f"with --snapshot_pref"
+                )
 
 
 class SilentRecorder:
