@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +75,9 @@ def tiny_config(tiny_data: Path, tmp_path: Path):
     return write
 
 
-@pytest.fixture
-def unprivileged():
-    """Let permissions hold in this test, even where root runs it: without the capabilities that pass over them."""
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Within the block permissions hold even for root: this thread lacks the capabilities that pass over them."""
     if os.geteuid() != 0:
         yield
         return
@@ -86,9 +88,18 @@ def unprivileged():
     before = sets[0]
     sets[0] = before & ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
     assert libc.capset(header, sets) == 0
-    yield
-    sets[0] = before
-    assert libc.capset(header, sets) == 0
+    try:
+        yield
+    finally:
+        sets[0] = before
+        assert libc.capset(header, sets) == 0
+
+
+@pytest.fixture
+def unprivileged():
+    """Let permissions hold in this test, even where root runs it."""
+    with without_privileges():
+        yield
 
 
 def without_dropout(network: torch.nn.Module) -> torch.nn.Module:

@@ -59,7 +59,7 @@ class World:
         self.config["train"]["snapshot_pref"] = str(self.run)
 
     def with_run(self, name: str = SUPERVISED) -> Path:
-        """Put a finished run of one epoch in place; returns its folder."""
+        """Put a finished run of one epoch there; returns its folder."""
         shutil.copytree(self.runs[name], self.run, dirs_exist_ok=True)
         return self.run
 
@@ -106,17 +106,17 @@ def recheck(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     torch.save(change(content) or content, path)
 
 
-def flip(path: Path, place: float) -> None:
+def flip(path: Path, fraction: float) -> None:
     """Change a byte of a file, at this fraction of its length."""
     content = bytearray(path.read_bytes())
-    content[int(place * len(content))] ^= 0x55
+    content[int(fraction * len(content))] ^= 0x55
     path.write_bytes(content)
 
 
-def cut(path: Path, place: float) -> None:
+def cut(path: Path, fraction: float) -> None:
     """Keep only this fraction of a file."""
     content = path.read_bytes()
-    path.write_bytes(content[: int(place * len(content))])
+    path.write_bytes(content[: int(fraction * len(content))])
 
 
 class Code:

@@ -355,10 +355,10 @@ case("resume: an empty file", lambda w: w.path("x.pth").touch(), "is empty", fla
 case("resume: an HTML page", lambda w: page(w.path("x.pth")), "HTML page", flags=X)
 case("resume: a text", lambda w: w.path("x.pth").write_text("weights " * 99), "not a checkpoint", flags=X)
 case("resume: an HDF5 file", nothing, "not a checkpoint", flags=f"--evaluate --resume {{data/{A}}}")
-for place in (0.001, 0.3, 0.9, 0.999):
-    case(f"resume: cut at {place}", lambda w, place=place: cut(last(w), place), "truncated", flags=LAST)
-for place in (0.2, 0.5, 0.8):
-    case(f"resume: a byte changed at {place}", lambda w, place=place: flip(last(w), place), "damaged", flags=LAST)
+for part in (0.001, 0.3, 0.9, 0.999):
+    case(f"resume: cut at {part}", lambda w, part=part: cut(last(w), part), "truncated", flags=LAST)
+for part in (0.2, 0.5, 0.8):
+    case(f"resume: a byte changed at {part}", lambda w, part=part: flip(last(w), part), "damaged", flags=LAST)
 case("resume: code", with_code, "holds code", "system", flags=X)
 case("resume: code, in an old file", with_code_in_an_old_file, "holds code", "system", flags=X)
 case("resume: a whole model object", with_model_object, "holds code", "Linear", flags=X)

@@ -157,22 +157,22 @@ _VALID = {
 }
 
 
-def places(value: Any, prefix: tuple = ()) -> list[tuple]:
-    """Every place in a nest of dicts and lists."""
+def positions(value: Any, prefix: tuple = ()) -> list[tuple]:
+    """Every position in a nest of dicts and lists, as the keys on the way to it."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [prefix] * bool(prefix) + [place for key, v in inner for place in places(v, (*prefix, key))]
+    return [prefix] * bool(prefix) + [position for key, v in inner for position in positions(v, (*prefix, key))]
 
 
-def changed(value: Any, place: tuple, new: Any) -> Any:
-    """A copy of `value` with another value at one place; `...` removes it."""
+def changed(value: Any, position: tuple, new: Any) -> Any:
+    """A copy of `value` with another value at one position; `...` removes that."""
     value = copy.deepcopy(value)
     target = value
-    for key in place[:-1]:
+    for key in position[:-1]:
         target = target[key]
     if new is ...:
-        del target[place[-1]]
+        del target[position[-1]]
     else:
-        target[place[-1]] = new
+        target[position[-1]] = new
     return value
 
 
@@ -195,12 +195,12 @@ def test_config_of_any_json(folder, content):
 
 @fuzz(
     0.2,
-    place=st.sampled_from(places(_VALID)),
+    position=st.sampled_from(positions(_VALID)),
     new=_json | st.just(...),
     key=st.none() | st.text() | _words,
 )
-def test_config_with_one_thing_changed(folder, place, new, key):
-    config = changed(_VALID, place, new)
+def test_config_with_one_thing_changed(folder, position, new, key):
+    config = changed(_VALID, position, new)
     if key is not None:
         section = config.get("train")
         if isinstance(section, dict):
@@ -281,11 +281,11 @@ _fraction = st.floats(0, 1, exclude_max=True)
 def test_checkpoint_with_bytes_flipped_cut_or_inserted(folder, small, flips, cut, inserted):
     path = folder / "fuzzed.pth.tar"
     content = bytearray(small)
-    for place, change in flips:
-        content[int(place * len(content))] ^= change
+    for position, change in flips:
+        content[int(position * len(content))] ^= change
     if inserted is not None:
-        place = int(inserted[0] * len(content))
-        content[place:place] = inserted[1]
+        position = int(inserted[0] * len(content))
+        content[position:position] = inserted[1]
     if cut is not None:
         content = content[: int(cut * len(content))]
     path.write_bytes(content)
@@ -305,11 +305,11 @@ _anything = st.one_of(
 @fuzz(0.08, number=st.floats(0, 1, exclude_max=True), new=_anything)
 def test_checkpoint_with_one_thing_changed(folder, setup, network, good, number, new):
     config, make = setup
-    there = places(good)
-    place = there[int(number * len(there))]
+    there = positions(good)
+    position = there[int(number * len(there))]
     path = folder / "changed.pth.tar"
     try:
-        torch.save(changed(good, place, new), path)
+        torch.save(changed(good, position, new), path)
     except (RuntimeError, OverflowError):  # not a thing that can be saved
         return
     generators = torch.get_rng_state()
@@ -347,10 +347,15 @@ _line = st.one_of(
 )  # fmt: skip
 
 
-@fuzz(0.1, lines=st.lists(_line, max_size=4), end=st.sampled_from(["\n", "\r\n", "\r", "\x0b", "\n\n"]))
-def test_annotations_of_any_lines(folder, lines, end):
+@fuzz(
+    0.1,
+    lines=st.lists(_line, max_size=4),
+    end=st.sampled_from(["\n", "\r\n", "\r", "\x0b", "\n\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-8", "utf-16", "utf-16-le", "utf-32"]),
+)
+def test_annotations_of_any_lines(folder, lines, end, encoding):
     path = folder / files.ANNOTATIONS
-    path.write_bytes(end.join(lines).encode("utf-8", "surrogatepass"))
+    path.write_bytes(end.join(lines).encode(encoding, "surrogatepass"))
     with harmless("annotations", folder):
         labels = labels_from_annotations(path)
         assert (labels.sum(-1) == 1).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,8 +22,8 @@ COLOURS = {"train": "#0072B2", "val": "#E69F00", "test": "#009E73"}
 def save_figure(statistics: FolderStatistics, path: str | os.PathLike) -> None:
     """Draw the figure as a PNG at `path`. Raises UserError where that can't be written."""
     figure = _draw(statistics)
+    make_folder(Path(path).parent)
     with atomic_path(path) as part:
-        make_folder(part.parent)
         figure.savefig(part, format="png", dpi=150)
 
 

@@ -108,6 +108,9 @@ def test_a_folder_that_cannot_be_written_is_named(folder, capsys):
     (folder / "file").touch()
     assert stats_command.main(["--root", str(folder), "--figure", str(folder / "file" / "figure.png")]) == 2
     assert "a file of that name is in the way" in capsys.readouterr().err
+    figure = folder / "new" / "figure.png"
+    assert stats_command.main(["--root", str(folder), "--figure", str(figure)]) == 0
+    assert figure.exists()
 
 
 def test_the_numbers_of_ave(ave_files, tmp_path, capsys):
