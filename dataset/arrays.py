@@ -59,9 +59,11 @@ class ArrayFile:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[h5py.Dataset]:
-        """The array, for h5py to read."""
+        """The array, for h5py to read. Raises UserError where it can't be opened any more."""
         with open_file(self.path) as file:
-            yield file[self.key]
+            with naming_damage(self.path):
+                array = file[self.key]
+            yield array
 
     def read(self) -> np.ndarray:
         """The whole array of a small file. Raises UserError for damaged content."""

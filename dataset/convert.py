@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -152,6 +153,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, required=True, help="the new data folder")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the features (default: %(default)s)")
     args = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("dataset").setLevel(logging.INFO)  # what is taken otherwise than by name
 
     files.require_folder(args.root)
     features = [name for name in files.FEATURES if os.path.lexists(args.root / name)]

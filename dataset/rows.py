@@ -27,7 +27,8 @@ class RowReader:
         if file.offsets is None:
             opened = open_file(file.path)
             self.close = weakref.finalize(self, opened.close)
-            self._array = opened[file.key]
+            with naming_damage(file.path):
+                self._array = opened[file.key]
         else:
             with naming_refusal(file.path):
                 self._descriptor = os.open(file.values_in, os.O_RDONLY)

@@ -7,6 +7,7 @@ splits. Needs the label files and the splits; of the features, at most one file'
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def main(argv: list[str] | None = None) -> None:
         "--figure", type=Path, help="where the figure goes (default: statistics.png in the data folder)"
     )
     args = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("dataset").setLevel(logging.INFO)  # what is taken otherwise than by name
 
     statistics = folder_statistics(args.root)
     print(*report_lines(statistics), sep="\n")
