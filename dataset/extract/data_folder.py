@@ -25,7 +25,7 @@ from dataset.extract.features import FeatureExtractor, Features
 from dataset.extract.find import as_text, find_videos
 from dataset.extract.video import Clip, read_clip
 from dataset.prefetch import ahead
-from dataset.writing import write_array, write_features
+from dataset.writing import alone, write_array, write_features
 from utils.base.atomic import atomic_path, inside, make_folder, require_free_space, write_text
 from utils.base.devices import choose_device
 from utils.base.errors import UserError
@@ -58,16 +58,26 @@ def extract(
     """Make or complete the data folder `root` from videos and folders of videos.
 
     A video that can't be read is reported and left out. Raises UserError when no video is left, when two have the
-    same name, when the annotations don't fit, or when `root` holds a data folder that this command didn't make.
+    same name, when the annotations don't fit, when `root` holds a data folder that this command didn't make, or while
+    another command writes there.
     """
     _refuse_foreign_folder(root, annotation_file)
     videos = find_videos(sources)
     lines = None if annotation_file is None else _lines_of(annotation_file, videos, recipe.seconds)
     wanted = videos if lines is None else {id: videos[id] for id in dict.fromkeys(line.id for line in lines)}
+    with alone(make_folder(root)):
+        broken = _extract_clips(root, wanted, recipe, gpu, batch, workers, len(lines or wanted))
+        _write_folder(root, wanted, lines, recipe, broken)
+
+
+def _extract_clips(
+    root: Path, wanted: dict[str, Path], recipe: Recipe, gpu: str | None, batch: int, workers: int, rows: int
+) -> dict[str, str]:
+    """Store the features of each video that aren't there yet; the videos that can't be read, with the reason."""
     store = ClipStore(make_folder(root / CLIPS), recipe)
     remaining = {id: path for id, path in wanted.items() if not store.holds(id, path)}
     print(f"{len(wanted)} videos, {len(wanted) - len(remaining)} of them done before")
-    require_free_space(root, (len(remaining) + len(lines or wanted)) * recipe.seconds * _SEGMENT_BYTES)
+    require_free_space(root, (len(remaining) + rows) * recipe.seconds * _SEGMENT_BYTES)
 
     broken: dict[str, str] = {}
     if remaining:
@@ -84,7 +94,14 @@ def extract(
                         progress.write(f"note: {remaining[id]} {note}")
                     store.save(id, remaining[id], extractor(clip), clip.notes)
                 progress.update()
+    return broken
 
+
+def _write_folder(
+    root: Path, wanted: dict[str, Path], lines: list[labels.Annotation] | None, recipe: Recipe, broken: dict[str, str]
+) -> None:
+    """Write the data folder from the stored clips of the videos that can be read."""
+    store = ClipStore(root / CLIPS, recipe)
     rows = [id for id in (wanted if lines is None else (line.id for line in lines)) if id not in broken]
     if not rows:
         raise UserError(f"none of the {len(wanted)} videos can be read; the reasons are listed above")

@@ -21,7 +21,7 @@ pytest.importorskip("keras", reason="features need the packages of requirements-
 from made_features import generated_extractor
 from made_videos import moving_disc, steady, tone, write_video
 
-from dataset import files, labels
+from dataset import files, labels, writing
 from dataset.arrays import array_file, read_order
 from dataset.ave import AVEDataset
 from dataset.check import __main__ as check_command
@@ -295,6 +295,13 @@ def test_names_that_are_not_utf_8(tmp_path, videos, quick, capsys):
     assert run(videos, "--to", tmp_path / "all") == 0
     record = json.loads((tmp_path / "all" / data_folder.RECORD).read_text(encoding="utf-8"))
     assert record["left_out"][0].startswith(f"{videos}/broken/\\xff.avi: is no video that FFmpeg can open")
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path, videos, quick, capsys):
+    with writing.alone(tmp_path):
+        assert run(videos, "--to", tmp_path) == 2
+    assert f"{tmp_path}: another run is writing there" in capsys.readouterr().err
+    assert not (tmp_path / data_folder.CLIPS).exists()
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 10_000, 200_000])
