@@ -15,9 +15,12 @@ from utils.report.page import write
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m utils.report", description="Make an evaluation's page anew.")
     parser.add_argument("folder", type=Path, help="where an evaluation wrote, such as Exps/Supv/exp1/eval-test")
-    folder = parser.parse_args(argv).folder
-    write(folder)
-    print(f"report: {folder / REPORT}")
+    parser.add_argument(
+        "--data_root", metavar="DIR", help="data folder whose videos/ has the frames (default: the evaluation's)"
+    )
+    options = parser.parse_args(argv)
+    write(options.folder, options.data_root)
+    print(f"report: {options.folder / REPORT}")
 
 
 if __name__ == "__main__":

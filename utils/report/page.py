@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from dataset.files import VIDEOS
 from utils.base.atomic import write_text
 from utils.base.errors import UserError
-from utils.base.paths import project_path
+from utils.base.paths import config_path, project_path
 from utils.evaluation.results import ATTENTION, REPORT
 from utils.report import figures, filmstrip
 from utils.report.stored import Stored, read
@@ -32,12 +33,19 @@ _PAGE = Path(__file__).with_name("report_page")
 _DIGITS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"  # 0 to 63, one character each
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, data_root: str | None = None) -> None:
     """Write `report.html` and the figures into an evaluation's folder.
+
+    Args:
+        data_root: the data folder with the raw videos, if that isn't the one of the evaluation.
 
     Raises UserError as `stored.read`, and where the folder can't be written.
     """
     stored = read(folder)
+    if data_root is not None:
+        if not (Path(data_root) / VIDEOS).is_dir():
+            raise UserError(f"--data_root {data_root}: has no folder {VIDEOS}; leave it out for a page without frames")
+        stored.metrics["data_root"] = config_path(data_root)
     text = page(stored)
     figures.save(stored.metrics, folder)
     write_text(folder / REPORT, text)

@@ -42,10 +42,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--gpu", help="GPU numbers with commas, or cpu,cpu for two runs at a time on a CPU (default: one, as the mains)"
     )
+    parser.add_argument("--data_root", metavar="DIR", help="data folder of all runs (default: as their configs say)")
     parser.add_argument("--table", action="store_true", help="run nothing; make the table of what is there")
     options = parser.parse_args(argv)
     record.log_to_terminal()
-    studies = [Study(path) for path in options.study]
+    studies = [Study(path, options.data_root) for path in options.study]
     check_apart(studies)
     if not options.table:
         try:

@@ -63,9 +63,15 @@ class Run(NamedTuple):
 
 
 class Study:
-    """A study file and its runs. Raises UserError for whatever is wrong in it or its configs."""
+    """A study file and its runs.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        data_root: the data folder of all runs, relative to the current folder; None: as their configs say.
+
+    Raises UserError for whatever is wrong in the file or its configs.
+    """
+
+    def __init__(self, path: str, data_root: str | None = None) -> None:
         values = config_files.read_json(path)
         try:
             self.settings = StudySettings.model_validate(values)
@@ -83,12 +89,14 @@ class Study:
             if folder in {run.folder.parent for run in self.runs}:
                 raise UserError(f"{path}: {name!r} and another row would share {folder}; rename one")
             if source is not None and source not in self.settings.runs:
-                raise UserError(f"{path}: {name!r} reads the weights of {source!r}, which is none of its runs")
+                raise UserError(f"{path}: {name!r} evaluates the weights of {source!r}, which is none of its runs")
             file = _config_file(Path(path), config)
             sections = config_files.merge(config_files.read_json(file), self.settings.set)
             for seed in dict.fromkeys(self.settings.seeds):
                 own = folder / f"seed-{seed}"
                 changes = {"train": {"seed": seed, "snapshot_pref": config_path(own)}}
+                if data_root is not None:
+                    changes["data"] = {"root": config_path(data_root)}
                 settings = config_files.build(config_files.merge(sections, changes), str(file))
                 if source is not None and settings.eval.split != "test":
                     raise UserError(

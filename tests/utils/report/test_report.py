@@ -294,6 +294,12 @@ def test_frames_of_raw_videos_stand_in_the_page(tmp_path: Path) -> None:
     assert "1 of the videos can't be read" in data["frames_note"]
     assert "clip 2.mp4" in data["frames_note"]
 
+    write_evaluation(tmp_path / "elsewhere", 6, ["a", "b"])
+    assert report_command.main([str(tmp_path / "elsewhere"), "--data_root", str(tmp_path)]) == 0
+    again = embedded((tmp_path / "elsewhere" / results.REPORT).read_text(encoding="utf-8"))
+    assert [clip["id"] for clip in again["clips"] if "f" in clip] == ["clip 1"]
+    assert report_command.main([str(tmp_path / "elsewhere"), "--data_root", str(tmp_path / "eval")]) == 2
+
 
 def test_without_the_video_package_the_page_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / filmstrip.VIDEOS).mkdir()

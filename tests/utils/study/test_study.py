@@ -85,6 +85,13 @@ def test_a_study_runs_stops_at_nothing_and_goes_on(write_study, tmp_path, capsys
     assert f"{max(line['test_accuracy'] for line in lines):.2f}" in (tmp_path / "study" / "table.md").read_text()
 
 
+def test_the_command_line_names_the_data_of_all_runs(write_study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_study()
+    assert {run.config.data.root for run in Study(path, "mine").runs} == {str(tmp_path / "mine")}
+    assert study_command.main([path, "--table", "--data_root", "mine"]) == EXIT_DONE
+
+
 def test_a_failed_run_is_named_with_its_reason(write_study, tmp_path, capsys):
     path = write_study(seeds=[1], set={"data": {"root": str(tmp_path / "nowhere")}})
     assert study_command.main([path, "--gpu", "cpu"]) == EXIT_USER_ERROR
