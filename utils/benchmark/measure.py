@@ -20,7 +20,7 @@ from torch.utils.benchmark import timer
 from dataset import files
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.labels import SEGMENTS
-from dataset.loading import Batch, Batches, fitting_placement, make_batches
+from dataset.loading import Batch, Batches
 from dataset.synthetic import generate
 from model import build_loss, build_model
 from model.localization import Localization
@@ -32,6 +32,8 @@ from utils.benchmark.roofline import ProductTimer, Work, count
 from utils.benchmark.rows import Case, Row, Variant
 from utils.config.settings import Config
 from utils.evaluation.evaluate import evaluate
+from utils.evaluation.splits import batches_of, check_sizes
+from utils.evaluation.threshold import check_localization
 from utils.training.randomness import seed_everything
 from utils.training.state import Training
 
@@ -130,6 +132,7 @@ def _data_path(task: Task, device: torch.device, row: Row) -> None:
 def _epoch(task: Task, device: torch.device, row: Row) -> None:
     batches = _timed_loading(task, device, files.SPLITS, row)
     training = _training(task, device, batches)
+    check_localization(training.network, batches["train"].dataset, training.localization)
     training.network.train()
 
     def step(batch: Batch) -> None:
@@ -252,12 +255,11 @@ def _random_batch(config: Config, device: torch.device, dtype: torch.dtype) -> B
 def _timed_loading(task: Task, device: torch.device, splits: Sequence[str], row: Row) -> dict[str, Batches]:
     start = timer()
     kind = AVEDataset if task.config.supervision == "full" else WeakAVEDataset
-    dtype = dtype_of(task.variant.precision)
-    datasets = {split: kind(task.data_root, split, dtype) for split in splits}
+    datasets = {split: kind(task.data_root, split, dtype_of(task.variant.precision)) for split in splits}
+    check_sizes(datasets[splits[0]], task.config.model)
     sizes = {split: task.config.eval.test_batch_size for split in splits} | {"train": task.config.train.batch_size}
-    placement = task.variant.placement if task.variant.placement != "auto" else fitting_placement(datasets, device)
-    workers = task.config.data.workers
-    batches = make_batches(datasets, placement, sizes, device, task.config.train.seed, workers=workers)
+    data = task.config.data.model_copy(update={"placement": task.variant.placement})
+    batches = batches_of(datasets, data, sizes, device, task.config.train.seed)
     row.loading_seconds = timer() - start
     row.features = type(batches[splits[0]]).__name__
     return batches

@@ -114,10 +114,19 @@ def test_two_configs_of_one_supervision_both_have_their_rows(tiny_config, tmp_pa
         (["--seconds", "nan"], "at least 1 repeat"),
         (["--trace", "t.json", "--rows", "*/data/*"], "--trace: profiles a train or eval row"),
         (["--rows", "*/data/host", "--data_root", "{folder}"], "1 of 1 rows could not be measured"),
+        (
+            ["--rows", "*/data/host", "--data_root", "{data}", "--config", "{wide}"],
+            "where the config says model.video_",
+        ),
     ],
 )
-def test_mistakes_are_one_line(arguments, message, tiny_config, tmp_path: Path, capsys: pytest.CaptureFixture):
-    names = {"config": str(tiny_config()), "folder": str(tmp_path)}
+def test_mistakes_are_one_line(
+    arguments, message, tiny_config, tiny_data, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    wide = tmp_path / "wide.json"
+    wide.write_text(json.dumps({"extends": "weak_main_model.json", "model": {"video_inputdim": 32}}))
+    tiny_config("weak_main_model")
+    names = {"config": str(tiny_config()), "folder": str(tmp_path), "data": str(tiny_data), "wide": str(wide)}
     arguments = ["--device", "cpu", "--config", "{config}", *arguments]
     assert benchmark_command.main([argument.format(**names) for argument in arguments]) == 2
     error = capsys.readouterr().err.splitlines()
