@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.labels import category_names, read_annotations
+from dataset.labels import categories_of, read_annotations
 from utils.base.errors import UserError
 from utils.base.text import read_json, read_json_lines, read_lines, read_text
 from utils.config import files as config_files
@@ -33,7 +33,7 @@ def test_a_mark_and_other_line_ends_change_nothing(content, tmp_path):
     path = tmp_path / "Annotations.txt"
     path.write_bytes(content)
     assert read_lines(path) == LINES
-    assert category_names(read_annotations(path)) == ["Müller", "Glocke"]
+    assert categories_of(read_annotations(path)) == ["Müller", "Glocke"]
 
 
 def test_a_line_ends_nowhere_else(tmp_path):
