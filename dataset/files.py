@@ -10,6 +10,7 @@
 | {visual_feature,audio_feature}_noisy.h5 | avadataset | like the above | the background-only clips |
 | labels_noisy.h5 | avadataset | [n, C+1] | their clip labels, all background |
 | Annotations.txt | | N lines | category&id&quality&start&end, line i describes row i |
+| categories.txt | | C lines | optional: the category of index i in line i; else they are numbered by first appearance |
 
 N clips, T segments of one second, an H x W grid, C categories. Names, keys and meaning are the authors'.
 """
@@ -31,6 +32,7 @@ NOISY_VISUAL = "visual_feature_noisy.h5"
 NOISY_AUDIO = "audio_feature_noisy.h5"
 NOISY_LABELS = "labels_noisy.h5"
 ANNOTATIONS = "Annotations.txt"
+CATEGORIES = "categories.txt"
 VIDEOS = "videos"  # folder of the raw videos, in the data folder
 GENERATED = "generated.json"  # only in a folder of generated data: says so, and with which settings
 
@@ -45,7 +47,8 @@ LABEL_REGIMES = {
     "clips": (CLIP_LABELS,),  # labels of clips, none of which is background only
     "segment_shares": BACKGROUND_ONLY,  # of how many of a clip's segments each label is: how long its event is (PSP)
 }
-EVERY_FILE = (VISUAL, AUDIO, LABELS, ANNOTATIONS, *ORDERS, *WEAK_FILES)
+TEXTS = (ANNOTATIONS, CATEGORIES)
+EVERY_FILE = (VISUAL, AUDIO, LABELS, *TEXTS, *ORDERS, *WEAK_FILES)
 
 WHY_WEB_PAGE = (
     "not the file itself (Google Drive sends such a page when the file's download quota is used up or it is "

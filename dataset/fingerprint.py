@@ -41,7 +41,7 @@ def fingerprint(root: str | os.PathLike, weak: bool) -> Fingerprint:
         if (name in files.WEAK_FILES and not weak) or not path.exists():
             continue
         prints[name] = _content(path)
-        if name != files.ANNOTATIONS:
+        if name not in files.TEXTS:
             array = array_file(path)
             prints[name] |= {"shape": list(array.shape), "type": str(array.dtype)}
             if array.values_in != path:

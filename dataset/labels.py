@@ -1,9 +1,9 @@
 """Categories and labels, from `Annotations.txt` or from the label files of a data folder.
 
 A line of `Annotations.txt` is `category&id&quality&start&end`; line i describes row i of every feature
-and label file. Categories are numbered by first appearance, an event fills the segments start..end-1,
-and every other segment is background, the last column. On AVE these two rules give `mil_labels.h5` and
-`labels_closs.h5` exactly.
+and label file. Categories are numbered as in the `categories.txt` beside it or, without that, by first
+appearance; an event fills the segments start..end-1, and every other segment is background, the last
+column. On AVE these rules give `mil_labels.h5` and `labels_closs.h5` exactly.
 """
 
 from __future__ import annotations
@@ -70,10 +70,42 @@ def categories_of(annotations: list[Annotation]) -> list[str]:
     return list(dict.fromkeys(annotation.category for annotation in annotations))
 
 
+def categories_by_index(path: str | os.PathLike, annotations: list[Annotation] | None = None) -> list[str]:
+    """Names of the categories of an annotation file, name i of category index i.
+
+    The `categories.txt` beside it says how they are numbered, and may name some that no clip has.
+
+    Args:
+        annotations: what `read_annotations(path)` gave, where that is known.
+
+    Raises UserError as the readers of the two files, and for a category that `categories.txt` lacks.
+    """
+    annotated = categories_of(read_annotations(path) if annotations is None else annotations)
+    listed = Path(path).with_name(files.CATEGORIES)
+    if not os.path.lexists(listed):
+        return annotated
+    names = read_categories(listed)
+    if lacking := set(annotated).difference(names):
+        raise UserError(f"{listed}: lacks the category {min(lacking)!r} of {path}; add it, or remove {listed.name}")
+    return names
+
+
+def read_categories(path: str | os.PathLike) -> list[str]:
+    """The names in a `categories.txt`, one a line. Raises UserError where one is empty or stands there twice."""
+    names = [line.strip() for line in "\n".join(read_lines(path)).rstrip().split("\n")]
+    for number, name in enumerate(names, start=1):
+        if not name or name in names[: number - 1]:
+            fault = f"the name {name!r} is there twice" if name else "the line is empty"
+            raise UserError(f"{path}, line {number}: {fault}; each line names one category, by its index")
+    return names
+
+
 def category_names(root: str | os.PathLike) -> list[str] | None:
-    """Names of a data folder's categories, name i of category index i; None without its `Annotations.txt`."""
-    path = Path(root) / files.ANNOTATIONS
-    return categories_of(read_annotations(path)) if path.exists() else None
+    """Names of a data folder's categories, name i of category index i; None where none of its files names them."""
+    annotated, listed = Path(root) / files.ANNOTATIONS, Path(root) / files.CATEGORIES
+    if annotated.exists():
+        return categories_by_index(annotated)
+    return read_categories(listed) if os.path.lexists(listed) else None
 
 
 def labels_from_annotations(path: str | os.PathLike, segments: int = SEGMENTS) -> np.ndarray:
@@ -82,7 +114,7 @@ def labels_from_annotations(path: str | os.PathLike, segments: int = SEGMENTS) -
     Raises UserError (see `read_annotations`), also when an event ends after the last segment.
     """
     annotations = read_annotations(path)
-    index = {name: i for i, name in enumerate(categories_of(annotations))}
+    index = {name: i for i, name in enumerate(categories_by_index(path, annotations))}
     labels = np.zeros((len(annotations), segments, len(index) + 1), np.float32)
     labels[:, :, -1] = 1
     for row, annotation in enumerate(annotations):
@@ -100,7 +132,7 @@ def labels_from_annotations(path: str | os.PathLike, segments: int = SEGMENTS) -
 def clip_labels_from_annotations(path: str | os.PathLike) -> np.ndarray:
     """Clip labels from `Annotations.txt`: one-hot [clips, C+1] float32, the category of the clip's event."""
     annotations = read_annotations(path)
-    index = {name: i for i, name in enumerate(categories_of(annotations))}
+    index = {name: i for i, name in enumerate(categories_by_index(path, annotations))}
     labels = np.zeros((len(annotations), len(index) + 1), np.float32)
     labels[np.arange(len(annotations)), [index[a.category] for a in annotations]] = 1
     return labels
@@ -114,22 +146,21 @@ class ClipNames(NamedTuple):
 
 
 def clip_names(root: str | os.PathLike, categories: int) -> ClipNames:
-    """Category names and clip ids of a data folder, from its `Annotations.txt`.
+    """Category names and clip ids of a data folder, from its `Annotations.txt` and `categories.txt`.
 
-    Without that file the names are "category 0", "category 1", ... and there are no ids. Raises
-    UserError when the file names another number of categories than `categories`.
+    Without these files the names are "category 0", "category 1", ...; without the first there are no ids. Raises
+    UserError when they name another number of categories than `categories`.
     """
     path = Path(root) / files.ANNOTATIONS
-    if not path.exists():
+    names = category_names(root)
+    if names is None:
         return ClipNames([f"category {i}" for i in range(categories)], None)
-    annotations = read_annotations(path)
-    names = categories_of(annotations)
     if len(names) != categories:
         raise UserError(
             f"{path}: names {len(names)} categories, but the labels of {root} have {categories}; "
             f"they belong to different data sets"
         )
-    return ClipNames(names, [annotation.id for annotation in annotations])
+    return ClipNames(names, [annotation.id for annotation in read_annotations(path)] if path.exists() else None)
 
 
 def segment_labels(root: str | os.PathLike) -> np.ndarray:

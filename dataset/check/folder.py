@@ -66,12 +66,14 @@ class _Folder:
 
     def __init__(self, root: Path, splits: tuple[str, ...]) -> None:
         self.root = root
-        self.reports = {name: FileReport(present=os.path.lexists(root / name)) for name in files.EVERY_FILE}
+        present = {name: os.path.lexists(root / name) for name in files.EVERY_FILE}
+        self.reports = {name: FileReport(there) for name, there in present.items() if there or name != files.CATEGORIES}
         self.wanted_orders = [files.order_file(split) for split in splits]
         self.annotations = self._read_annotations()
+        self.names = self._read_names()
         self.arrays: dict[str, np.ndarray] = {}
         for name, report in self.reports.items():
-            if name != files.ANNOTATIONS and (report.present or self._is_needed(name)):
+            if name not in files.TEXTS and (report.present or self._is_needed(name)):
                 values = self._read_array(name)
                 if values is not None:
                     self.arrays[name] = values
@@ -100,6 +102,24 @@ class _Folder:
             return None
         report.shape, report.dtype = (len(annotations),), "text"
         return annotations
+
+    def _read_names(self) -> list[str] | None:
+        """Names of the categories by index; None where no file names them or `categories.txt` can't be used."""
+        annotated, listed = self.root / files.ANNOTATIONS, self.reports.get(files.CATEGORIES)
+        try:
+            if self.annotations is not None:
+                names = labels.categories_by_index(annotated, self.annotations)
+            elif listed is not None:
+                names = labels.read_categories(self.root / files.CATEGORIES)
+            else:
+                return None
+        except UserError as error:
+            listed.problems.append(str(error))
+            self.annotations = None  # without numbers for its categories nothing can be held against it
+            return None
+        if listed is not None:
+            listed.shape, listed.dtype = (len(names),), "text"
+        return names
 
     def _read_array(self, name: str) -> np.ndarray | None:
         """The array of a small file; None for a feature file and for a file that can't be used."""
@@ -153,9 +173,13 @@ class _Folder:
 
     def _sizes(self, name: str) -> dict[str, int]:
         """What a file says of the sizes that others say too."""
-        if name == files.ANNOTATIONS and self.annotations is not None:
-            columns = len(labels.categories_of(self.annotations)) + 1
-            return {"clips": len(self.annotations), "label columns": columns}
+        if name in files.TEXTS:
+            sizes = {}
+            if name == files.ANNOTATIONS and self.annotations is not None:
+                sizes["clips"] = len(self.annotations)
+            if self.names is not None and (name == files.CATEGORIES or files.CATEGORIES not in self.reports):
+                sizes["label columns"] = len(self.names) + 1
+            return sizes
         shape = self.reports[name].shape
         return {} if shape is None or name in files.ORDERS else dict(zip(files.dimensions(name), shape, strict=True))
 
@@ -175,7 +199,12 @@ class _Folder:
             self.reports[files.ANNOTATIONS].problems.append(str(error))
             return
         if expected.shape == array.shape:
-            self._compare(files.LABELS, (expected != array).any(axis=(1, 2)), files.ANNOTATIONS)
+            differs = (expected != array).any(axis=2)
+            event = expected[..., -1] == 0
+            within = event & np.roll(event, 1, axis=1) & np.roll(event, -1, axis=1)
+            within[:, [0, -1]] = False
+            interruption = within & (array[..., -1] == 1)  # which an annotation, from start to end, can't tell
+            self._compare(files.LABELS, differs.any(axis=1), files.ANNOTATIONS, (differs & ~interruption).any(axis=1))
 
     def _check_clip_labels(self) -> None:
         array = self.arrays.get(files.CLIP_LABELS)
@@ -265,14 +294,17 @@ class _Folder:
                 self._note(name, f"{text}; {then}")
         return usable
 
-    def _compare(self, name: str, differs: np.ndarray, other: str) -> None:
-        """Report clips (`differs`, [N] bool) whose labels in the file `name` contradict the file `other`."""
+    def _compare(self, name: str, differs: np.ndarray, other: str, contradicts: np.ndarray | None = None) -> None:
+        """Report clips (`differs`, [N] bool) whose labels in the file `name` aren't those of the file `other`.
+
+        `contradicts`, [N] bool, are those of them that the other file could have described; None: all.
+        """
         rows = np.flatnonzero(differs)
         if not rows.size:
             return
         listed = ", ".join(map(str, rows[:5])) + (", ..." if rows.size > 5 else "")
         text = f"differs from {other} in {rows.size} of {len(differs)} clips (rows {listed})"
-        if differs.mean() > DISAGREEMENT:
+        if (differs if contradicts is None else contradicts).mean() > DISAGREEMENT:
             self._problem(
                 name, f"{text}; one of the two is of another data set, or numbers clips or categories in another order"
             )

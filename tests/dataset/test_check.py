@@ -320,6 +320,42 @@ def test_a_few_clips_with_two_events_are_a_note(folder, capsys):
     assert "differs from Annotations.txt in 1 of 40 clips (rows 3); training uses labels.h5" in out
 
 
+def test_interruptions_which_annotations_cannot_tell_are_a_note_in_any_number_of_clips(folder, capsys):
+    labels = read(folder / files.LABELS)
+    event = labels[..., -1] == 0
+    first, length = event.argmax(axis=1), event.sum(axis=1)
+    long = np.flatnonzero(length >= 3)
+    assert len(long) > 10
+    labels[long, first[long] + 1] = np.eye(4)[3]
+    write(folder / files.LABELS, labels)
+    code, out, _ = check_main(capsys, folder)
+    assert code == 0
+    assert f"differs from Annotations.txt in {len(long)} of 40 clips" in out
+    labels[long, first[long]] = np.eye(4)[3]  # a later beginning is something that they could tell
+    write(folder / files.LABELS, labels)
+    assert check_main(capsys, folder)[0] == 2
+
+
+def test_a_list_of_categories_belongs_to_the_other_files(folder, capsys):
+    assert files.CATEGORIES not in check_main(capsys, folder)[1]
+    names = [line.split("&")[0] for line in (folder / files.ANNOTATIONS).read_text().splitlines()]
+    listed = folder / files.CATEGORIES
+    listed.write_text("\n".join(dict.fromkeys(names)))
+    assert check_main(capsys, folder, "--weak")[0] == 0
+    listed.write_text("\n".join(sorted(set(names), key=names.index, reverse=True)))
+    code, _, err = check_main(capsys, folder)
+    assert code == 2
+    assert "numbers clips or categories in another order" in err
+    listed.write_text("\n".join([*dict.fromkeys(names), "another"]))
+    code, out, _ = check_main(capsys, folder)
+    assert code == 2
+    assert "categories.txt: has 5 label columns, but labels.h5 has 4" in out
+    listed.write_text("another")
+    code, _, err = check_main(capsys, folder)
+    assert code == 2
+    assert "lacks the category" in err
+
+
 def test_a_few_labels_that_are_zero_are_a_note_and_count_as_background(folder, capsys, caplog):
     caplog.set_level(logging.INFO)
     row = int(read_order(folder, "test")[2])

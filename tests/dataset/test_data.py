@@ -64,6 +64,33 @@ def test_clip_labels_and_names(folder):
     assert names.ids[1] == "bbbbbbbbbbb"
 
 
+def test_categories_are_numbered_as_in_the_file_that_lists_them(folder):
+    (folder / "categories.txt").write_bytes(b"\xef\xbb\xbfFlute\r\nHorn\r\nTruck\r\nChurch bell\r\n")
+    path = folder / "Annotations.txt"
+    assert labels.clip_labels_from_annotations(path).argmax(1).tolist() == [2, 3, 2, 0]
+    assert labels.labels_from_annotations(path).shape == (4, 10, 5)
+    names = labels.clip_names(folder, 4)
+    assert names.categories == labels.category_names(folder) == ["Flute", "Horn", "Truck", "Church bell"]
+    assert names.ids[1] == "bbbbbbbbbbb"
+    path.unlink()
+    assert labels.clip_names(folder, 4) == (["Flute", "Horn", "Truck", "Church bell"], None)
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ("Truck\nFlute\n", r"categories\.txt: lacks the category 'Church bell' of .*Annotations\.txt"),
+        ("Truck\nFlute\nChurch bell\nTruck\n", "line 4: the name 'Truck' is there twice"),
+        ("Truck\n\nFlute\nChurch bell\n", "line 2: the line is empty"),
+        ("", "line 1: the line is empty"),
+    ],
+)
+def test_a_list_of_categories_that_does_not_fit_is_named(folder, listed, message):
+    (folder / "categories.txt").write_text(listed)
+    with pytest.raises(UserError, match=message):
+        labels.category_names(folder)
+
+
 def test_the_real_annotations_give_the_real_labels(ave_files):
     segment = labels.labels_from_annotations(ave_files / "Annotations.txt")
     clip = labels.clip_labels_from_annotations(ave_files / "Annotations.txt")

@@ -121,7 +121,7 @@ def category_names(loaded: Loaded, annotations: Path | None, data_root: Path | N
         if not source.exists():
             print(f"{source} isn't there: categories are numbered; --annotations FILE names them")
             return labels.clip_names(loaded.root, loaded.categories).categories
-    names = labels.categories_of(labels.read_annotations(source))
+    names = labels.categories_by_index(source)
     if len(names) != loaded.categories:
         raise UserError(f"{source}: names {len(names)} categories, but the network has {loaded.categories}")
     for index, (here, there) in enumerate(zip(names, loaded.names or names, strict=True)):

@@ -372,6 +372,9 @@ def test_the_checkpoint_names_its_categories(tmp_path, monkeypatch, capsys):
         written = json.loads((tmp_path / "predict" / "a.json").read_text())
         assert {event["category"] for event in written["events"]} <= set(names)
         assert "numbered" not in capsys.readouterr().out
+    (tmp_path / files.ANNOTATIONS).write_text("kettle&x&good&0&1\n")
+    (tmp_path / files.CATEGORIES).write_text("\n".join(names))
+    assert run(video, "--checkpoint", tmp_path / "named.tar", "--data_root", tmp_path) == 0
 
 
 @pytest.mark.parametrize("name", NETWORKS)
