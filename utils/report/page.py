@@ -29,6 +29,8 @@ BEST_AND_WORST = 24  # clips of each kind in the gallery over all categories
 GALLERY = 1000  # clips in the gallery of single categories, about; each of them costs about 1 KB
 LEAST_A_CATEGORY, MOST_A_CATEGORY = 2, 8  # clips of each kind
 
+BARS = 20  # of a score's histogram
+
 _PAGE = Path(__file__).with_name("report_page")
 _DIGITS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"  # 0 to 63, one character each
 
@@ -79,12 +81,27 @@ def page_data(stored: Stored) -> dict[str, Any]:
     position = {index: number for number, index in enumerate(chosen)}
     return {
         "metrics": stored.metrics,
+        "histograms": histograms(stored),
         "scores": list(stored.scores),  # in the order of each clip's "s"
         "grid": list(stored.attention.shape[2:]) if stored.attention is not None else None,
         "clips": clips,
         "gallery": {kind: [position[index] for index in indices] for kind, indices in groups.items()},
         "frames_note": note,
     }
+
+
+def histograms(stored: Stored) -> dict[str, dict[str, Any]]:
+    """How many event and how many background segments have a score in each of BARS equal parts of its own range.
+
+    A score that tells the two apart has them at different places; one that is dead has them at the same.
+    """
+    is_event = stored.target != len(stored.metrics["categories"])
+    counted = {}
+    for name, values in stored.scores.items():
+        _, edges = np.histogram(values, BARS)
+        event, background = (np.histogram(values[mask], edges)[0].tolist() for mask in (is_event, ~is_event))
+        counted[name] = {"range": [float(edges[0]), float(edges[-1])], "event": event, "background": background}
+    return counted
 
 
 def quality_order(stored: Stored) -> np.ndarray:

@@ -87,6 +87,21 @@ def test_attention_survives_its_packing(folder: Path, page: str) -> None:
     np.testing.assert_allclose(unpacked, stored.attention[clip["row"]], atol=(high - low) / 63 / 49 + 1e-3)
 
 
+def test_every_score_has_a_histogram_over_event_and_background_segments(folder: Path, page: str) -> None:
+    stored, shown = read(folder), embedded(page)["histograms"]
+    assert list(shown) == list(stored.scores)
+    is_event = stored.target != len(NAMES)
+    for name, values in stored.scores.items():
+        assert shown[name]["range"] == [values.min(), values.max()]
+        width = (values.max() - values.min()) / report_page.BARS
+        bar = np.minimum((values - values.min()) // width, report_page.BARS - 1).astype(int)
+        for kind, mask in (("event", is_event), ("background", ~is_event)):
+            assert sum(shown[name][kind]) == mask.sum()
+            # A value at the edge of two bars may fall into either.
+            counts = np.bincount(bar[mask], minlength=report_page.BARS)
+            assert np.abs(counts - shown[name][kind]).max() <= 1
+
+
 def test_worst_and_best_are_ordered_by_right_segments(page: str) -> None:
     data = embedded(page)
 

@@ -112,4 +112,4 @@ function clips() {
   showClips();
 }
 
-header(); headline(); mix(); findings(); categoryTable(); confusion(); time(); scores(); calibration(); clips();
+header(); headline(); mix(); findings(); categoryTable(); confusion(); time(); scores(); histograms(); calibration(); clips();

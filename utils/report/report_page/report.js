@@ -258,6 +258,25 @@ function scores() {
         ["knows nothing", percent(100 * share), "50.0", "–"]]));
 }
 
+const capitalized = (text) => text[0].toUpperCase() + text.slice(1);
+
+function histograms() {
+  const width = 200, height = 90, top = 4;
+  for (const [key, { range, event, background }] of Object.entries(data.histograms)) {
+    const shares = (counts) => counts.map((count) => count / Math.max(1, counts.reduce((sum, one) => sum + one, 0)));
+    const of_events = shares(event), of_background = shares(background), most = Math.max(...of_events, ...of_background);
+    const step = width / event.length, y = (share) => top + height * (1 - share / most);
+    const picture = draw("svg", { class: "histogram", viewBox: `0 0 ${width + 8} ${top + height + 18}`, role: "img", "aria-label": `${titleOf(key)} of event and background segments` });
+    of_events.forEach((share, k) => picture.append(draw("rect", { x: 4 + k * step, width: step - 1, y: y(share), height: top + height - y(share) },
+      draw("title", {}, `${plural(event[k], "event segment")}, ${plural(background[k], "background segment")}`))));
+    const steps = of_background.map((share, k) => `${4 + k * step},${y(share)} ${4 + (k + 1) * step},${y(share)}`);
+    picture.append(draw("polyline", { points: `4,${top + height} ${steps.join(" ")} ${4 + width},${top + height}` }),
+      draw("text", { x: 4, y: top + height + 14 }, range[0].toFixed(2)),
+      draw("text", { x: 4 + width, y: top + height + 14, "text-anchor": "end" }, range[1].toFixed(2)));
+    byId("histograms").append(make("figure", {}, make("figcaption", {}, `${capitalized(titleOf(key))}: AUC ${percent(metrics.separation[key].auc)}`), picture));
+  }
+}
+
 function calibration() {
   const side = 170, left = 34, top = 8, histogram = 44, gap = 10;
   for (const [key, { bins }] of Object.entries(metrics.calibration)) {
@@ -280,7 +299,7 @@ function calibration() {
     });
     picture.append(draw("line", { x1: left, x2: left + side, y1: base, y2: base, stroke: "var(--muted)" }),
       draw("text", { x: left + side / 2, y: base + 28, "text-anchor": "middle" }, "score"));
-    byId("calibration").append(make("figure", {}, make("figcaption", {}, name[0].toUpperCase() + name.slice(1)), picture));
+    byId("calibration").append(make("figure", {}, make("figcaption", {}, capitalized(name)), picture));
   }
 }
 
