@@ -45,6 +45,21 @@ class NetworkSettings(Settings):
     categories: Width = 28
     """C: event categories, background not counted."""
 
+    @property
+    def variant(self) -> str:
+        """Which of several networks of its name this is, in words behind that name; "" where there is one only."""
+        return ""
+
+
+class Quirks(Settings):
+    """Switches, each true where the network is as its authors coded it, false where it is as they wrote it."""
+
+    def __str__(self) -> str:
+        off = [name for name, coded in self if not coded]
+        if off and len(off) == len(type(self).model_fields):
+            return "as its paper has it (all model.quirks off)"
+        return f"as its authors' code has it{' but for ' + ', '.join(off) if off else ''}"
+
 
 class CMBSSettings(NetworkSettings):
     """What both CMBS networks have. The sizes, `alpha`, `gamma` and `beta` are the keys of the authors' JSON files."""
@@ -62,8 +77,12 @@ class CMBSSettings(NetworkSettings):
     modalities: Literal["both", "audio", "visual"] = "both"
     """Which modalities the network is given; of one only: the other's features are zero."""
 
+    @property
+    def variant(self) -> str:
+        return f", {self.quirks}"
 
-class SupervisedQuirks(Settings):
+
+class SupervisedQuirks(Quirks):
     """Where the authors' code of the supervised network contradicts their paper; false: as the paper has it."""
 
     scale_input: bool = True
@@ -72,7 +91,7 @@ class SupervisedQuirks(Settings):
     """The loss takes the gate, a probability, for a logit; false: binary cross-entropy on the probability."""
 
 
-class WeakQuirks(Settings):
+class WeakQuirks(Quirks):
     """Where the authors' code of the weak network contradicts their paper; false: as the paper has it."""
 
     scale_input: bool = True

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from model import build_loss, build_model
 from model.attention import AudioGuidedAttention
 from model.losses import product_cross_entropy
-from model.settings import SupervisedQuirks, WeakQuirks
+from model.settings import SupervisedQuirks, WeakCMBSSettings, WeakQuirks
 
 SUPERVISED, WEAK = "supv_main_model", "weak_main_model"
 SWITCHES = [(SUPERVISED, switch) for switch in SupervisedQuirks.model_fields]
@@ -42,6 +42,21 @@ def labels(name: str) -> Tensor:
 
 def loss_terms(name: str, network: nn.Module, **quirks: bool) -> dict[str, Tensor]:
     return build_loss({"name": name, "quirks": quirks})(network(*features()), labels(name))
+
+
+@pytest.mark.parametrize(
+    ("quirks", "words"),
+    [
+        ({}, ", as its authors' code has it"),
+        ({"own_gate": False, "scale_input": False}, ", as its authors' code has it but for scale_input, own_gate"),
+        (
+            dict.fromkeys(("scale_input", "own_gate", "probs_as_logits"), False),
+            ", as its paper has it (all model.quirks off)",
+        ),
+    ],
+)
+def test_settings_say_which_network_they_are(quirks, words):
+    assert WeakCMBSSettings(name=WEAK, quirks=quirks).variant == words
 
 
 @pytest.mark.parametrize(("name", "switch"), SWITCHES)

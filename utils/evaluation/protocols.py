@@ -16,6 +16,7 @@ from utils.base.errors import UserError
 from utils.base.text import require_file
 
 METRICS = "metrics.jsonl"  # of a run folder
+CHANCE = (45.0, 55.0)  # an AUC between these, in percent, is that of a score which separates nothing
 CHOOSING_SPLITS = {"authors": "test", "validation": "val"}  # protocol -> the split that chooses its epoch
 _KEPT = ("epoch", "val_accuracy", "test_accuracy")
 
@@ -76,6 +77,26 @@ def protocols(folder: Path) -> dict[str, Chosen | None] | None:
     """
     best = best_epochs(read_epochs(folder))
     return {protocol: best.get(split) for protocol, split in CHOOSING_SPLITS.items()} if best else None
+
+
+def useless_scores(folder: Path, best: Mapping[str, Chosen]) -> str | None:
+    """One line on the network's scores that separate nothing at the best epoch; None where each separates something.
+
+    Of the validation protocol's epoch and split; without a val split, of the authors' protocol's.
+    """
+    split = "val" if "val" in best else "test"
+    epoch = best[split]["epoch"]
+    found = next((line.get(f"{split}_auc") for line in read_epochs(folder) if line["epoch"] == epoch), None)
+    scores = found.items() if isinstance(found, dict) else ()  # an earlier version's epochs don't tell
+    useless = [
+        f"{name} (AUC {auc:.1f})" for name, auc in scores if isinstance(auc, float) and CHANCE[0] <= auc <= CHANCE[1]
+    ]
+    if not useless:
+        return None
+    return (
+        f"warning: {', '.join(useless)} at epoch {epoch} on the {split} split: what the network was trained to score "
+        f"events by tells them from background no better than chance, AUC 50"
+    )
 
 
 def in_words(best: Mapping[str, Chosen]) -> list[str]:

@@ -18,6 +18,7 @@ from utils.base.devices import naming_batch_size
 from utils.base.errors import Interrupted
 from utils.evaluation import protocols
 from utils.evaluation.evaluate import evaluate, no_bar
+from utils.evaluation.metrics import separation
 from utils.evaluation.threshold import choose_threshold
 from utils.training.meter import Meter
 from utils.training.state import Training
@@ -51,10 +52,7 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
                     if processes.any_process(stop):
                         training.save({"epoch": training.position.epoch})
                         _stop(training)
-                    result = evaluate(network, batches[split], localization, settings.precision)
-                    metrics[f"{split}_accuracy"] = result.accuracy
-                    scores = {f"{split}/{name}": score for name, score in result.scores.items()}
-                    training.recorder.histograms(scores, epoch * len(batches["train"]))
+                    metrics |= _evaluated(training, epoch, split)
                 protocols.choose(training.position.best, metrics)
             metrics["seconds"] = training.seconds()
             training.scheduler.step()
@@ -68,6 +66,20 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
             if processes.any_process(stop):
                 _stop(training)
     return training.position.best
+
+
+def _evaluated(training: Training, epoch: int, split: str) -> dict[str, Any]:
+    """Evaluate a split: its accuracy, and the AUC of each of the network's scores against its segment labels, if any.
+
+    Also records how each score is distributed.
+    """
+    batches = training.batches[split]
+    result = evaluate(training.network, batches, training.localization, training.config.train.precision)
+    step = epoch * len(training.batches["train"])
+    training.recorder.histograms({f"{split}/{name}": score for name, score in result.scores.items()}, step)
+    is_event = (result.target != batches.dataset.categories).numpy()
+    auc = {name: separation(score.numpy(), is_event)["auc"] for name, score in result.scores.items()}
+    return {f"{split}_accuracy": result.accuracy, **({f"{split}_auc": auc} if auc else {})}
 
 
 def train_one_epoch(training: Training, epoch: int, stop: StopRequest) -> dict[str, Any]:

@@ -116,9 +116,10 @@ def _fit(training: Training, options: Options, device: torch.device) -> None:
     start["shuffled"] = "clips among a few blocks" if batches["train"].in_blocks else "all clips"
     steps = len(batches["train"])
     recorder.begin(config, start, position.epoch, position.epoch * steps + position.step)
+    parameters = sum(p.numel() for p in training.network.parameters())
     _log.info(
-        f"training {type(training.network).__name__} ({sum(p.numel() for p in training.network.parameters()):,} "
-        f"parameters) on {len(batches['train'].dataset)} clips; everything is recorded in {recorder.folder}"
+        f"training {type(training.network).__name__}{config.model.variant} ({parameters:,} parameters) on "
+        f"{len(batches['train'].dataset)} clips; everything is recorded in {recorder.folder}"
     )
     best = fit(training)
     accuracies = {"authors_protocol/test_accuracy": best["test"]["test_accuracy"]}
@@ -129,3 +130,5 @@ def _fit(training: Training, options: Options, device: torch.device) -> None:
     recorder.outcome(config, accuracies, training.position.epoch * steps)
     for line in protocols.in_words(best):
         _log.info(line)
+    if useless := protocols.useless_scores(recorder.folder, best):
+        _log.warning(useless)

@@ -49,6 +49,25 @@ def test_without_a_val_split_there_is_no_validation_protocol(tmp_path):
     assert "not available" in protocols.in_words(protocols.best_epochs(epochs))[1]
 
 
+AUC = {"sure": 80.0, "low": 45.0, "high": 55.0, "inverse": 44.9, "above": 55.1, "unknown": None, "odd": "50"}
+
+
+def test_scores_that_separate_nothing_are_named(tmp_path):
+    best = protocols.best_epochs(EPOCHS)  # val chose epoch 1, test chose epoch 3
+    write(tmp_path, [{**epoch, "val_auc": AUC if epoch["epoch"] == 1 else {"sure": 50.0}} for epoch in EPOCHS])
+    said = protocols.useless_scores(tmp_path, best)
+    assert said.startswith("warning: low (AUC 45.0), high (AUC 55.0) at epoch 1 on the val split: ")
+    assert "\n" not in said
+    write(tmp_path, [{**epoch, "test_auc": AUC if epoch["epoch"] == 3 else {"sure": 50.0}} for epoch in EPOCHS])
+    assert " at epoch 3 on the test split: " in protocols.useless_scores(tmp_path, {"test": best["test"]})
+
+
+@pytest.mark.parametrize("auc", [{}, {"val_auc": {}}, {"val_auc": {"gate": 80.0}}, {"val_auc": 50.0}])
+def test_nothing_is_said_of_scores_that_separate_or_are_not_there(auc, tmp_path):
+    write(tmp_path, [{**epoch, **auc} for epoch in EPOCHS])
+    assert protocols.useless_scores(tmp_path, protocols.best_epochs(EPOCHS)) is None
+
+
 @pytest.mark.parametrize("rest", ['{"epoch": 5, "test_accuracy": 9', "{", "\0\0\0", "5"])
 def test_a_last_line_without_its_end_does_not_count(rest, tmp_path):
     write(tmp_path, EPOCHS, rest)
@@ -70,7 +89,8 @@ def test_any_other_damage_is_named(line, tmp_path):
         protocols.read_epochs(tmp_path)
 
 
-def test_a_run_whose_data_have_no_val_split(tiny_data, tiny_config, tmp_path, capsys):
+def test_a_run_whose_data_have_no_val_split(tiny_data, tiny_config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(protocols, "CHANCE", (0.0, 100.0))
     folder = tmp_path / "data"
     shutil.copytree(tiny_data, folder)
     (folder / files.order_file("val")).unlink()
@@ -79,6 +99,7 @@ def test_a_run_whose_data_have_no_val_split(tiny_data, tiny_config, tmp_path, ca
     assert MAINS[SUPERVISED]([*command, "--n_epoch", "2", "--resume", "last"]) == 0
     out = capsys.readouterr().out
     assert "no val split" in out
+    assert len([line for line in out.splitlines() if line.startswith("warning: gate (AUC ")]) == 2  # one a run
     assert "validation protocol (test accuracy at the best epoch on the val split): not available" in out
     run = tmp_path / "run"
     assert (run / checkpoint.BEST).exists()

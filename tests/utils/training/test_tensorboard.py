@@ -62,6 +62,19 @@ def test_gates_are_histograms_of_every_segment(events: EventAccumulator) -> None
         assert all(0 < event.histogram_value.min <= event.histogram_value.max < 1 for event in found)
 
 
+def test_the_auc_of_every_gate_is_that_of_the_evaluation(run: Path) -> None:
+    metrics = json.loads((run / "eval-test" / results.METRICS).read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    recorded = lines[metrics["protocols"]["authors"]["epoch"] - 1]["test_auc"]
+    separation = {name: values["auc"] for name, values in metrics["separation"].items()}
+    assert {"event_probability": separation["event_probability"], **recorded} == pytest.approx(separation)
+    assert list(recorded) == ["gate", "audio_gate", "visual_gate"]
+
+
+def test_the_log_says_which_of_the_two_networks_is_trained(run: Path) -> None:
+    assert "training SupervisedCMBS, as its authors' code has it (" in (run / "log.txt").read_text()
+
+
 def test_settings_and_both_protocols_compare_in_hparams(run: Path, events: EventAccumulator) -> None:
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     settings = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
