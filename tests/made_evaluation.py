@@ -12,6 +12,13 @@ from dataset.labels import ClipNames
 from utils.evaluation import metrics, results
 from utils.evaluation.evaluate import Evaluation
 
+BACKGROUND = 2  # of `rows`
+
+
+def rows(*lines: str) -> np.ndarray:
+    """Clips as text: a character a segment, 0 and 1 are categories, . is background."""
+    return np.array([[BACKGROUND if character == "." else int(character) for character in line] for line in lines])
+
 
 def made_evaluation(clips: int, categories: int, segments: int = 10, grid: tuple[int, int] = (7, 7)) -> Evaluation:
     """One event a clip, found with noise; some clips have none, and some get another's category."""

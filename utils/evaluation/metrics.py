@@ -6,13 +6,14 @@ percent; a share of nothing (the precision of a category that is never predicted
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from utils.evaluation.clip_scores import ACCURACY, clip_categories, clip_scores, means
 from utils.evaluation.evaluate import Evaluation
+from utils.evaluation.events import event_scores
 
-IOU_THRESHOLDS = tuple(round(0.1 * k, 1) for k in range(1, 10))  # 0.1 ... 0.9
 CALIBRATION_BINS = 10
 POSITIONS = ("before", "first second", "inside", "last second", "after")  # of a segment, seen from the clip's event
 
@@ -29,8 +30,11 @@ def detailed(result: Evaluation, categories: list[str]) -> dict[str, Any]:
     scores = {name: values.double().numpy() for name, values in scores.items()}
     is_event = target != background
     confusion = confusion_matrix(predicted, target, background)
+    naming_and_timing = means(clip_scores(predicted, target, result.category.numpy(), background))
+    del naming_and_timing[ACCURACY]  # it stands by itself
     return {
         "categories": categories,
+        "naming_and_timing": naming_and_timing,
         "errors": errors(predicted, target, background),
         "events": event_scores(predicted, target, background),
         "separation": {name: separation(values, is_event) for name, values in scores.items()},
@@ -54,83 +58,6 @@ def errors(predicted: np.ndarray, target: np.ndarray, background: int) -> dict[s
         "missed": _percent(wrong & (predicted == background)),
         "false_alarm": _percent(wrong & (target == background)),
         "wrong_category": _percent(wrong & (predicted != background) & (target != background)),
-    }
-
-
-class Events(NamedTuple):
-    """Events of many clips, in the order of clips and time: four [m] int64 arrays; `end` is exclusive."""
-
-    clip: np.ndarray
-    category: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-
-
-def events(segments: np.ndarray, background: int) -> Events:
-    """Events of [n, T] category indices: an event is a longest run of segments of one category.
-
-    Source: the event-level evaluation of Tian et al., "Unified Multisensory Perception" (ECCV 2020), which joins
-    positive consecutive snippets of a category to an event.
-    """
-    edge = np.full((len(segments), 1), -1)
-    changes = np.diff(np.concatenate([edge, segments, edge], 1), axis=1) != 0  # [n, T+1]
-    clip, start = np.nonzero(changes[:, :-1])
-    end = np.nonzero(changes[:, 1:])[1] + 1
-    category = segments[clip, start]
-    kept = category != background
-    return Events(clip[kept], category[kept], start[kept], end[kept])
-
-
-def event_scores(predicted: np.ndarray, target: np.ndarray, background: int) -> dict[str, Any]:
-    """Event-level precision, recall and F1 at IoU 0.5, and each one's mean over IoU 0.1, 0.2, ..., 0.9.
-
-    A predicted event is right when an annotated event of the same clip and category overlaps it with an
-    intersection over union of at least the threshold; each annotated event counts once, pairs of higher IoU
-    first. Counts are over all clips (micro average).
-
-    Source: event-level F-score at mIoU 0.5 as in Tian et al. (ECCV 2020), matched one to one as in temporal
-    action localization (ActivityNet, Heilbron et al., CVPR 2015), summed over clips as the event-based metrics of
-    Mesaros et al., "Metrics for polyphonic sound event detection" (2016), whose F1 this is.
-    """
-    found, true = events(predicted, background), events(target, background)
-    pairs = _overlaps(found, true)
-    counts = {threshold: _matches(pairs, threshold) for threshold in IOU_THRESHOLDS}
-    scores = {threshold: _prf(count, len(found.clip), len(true.clip)) for threshold, count in counts.items()}
-    mean = {name: _mean([score[name] for score in scores.values()]) for name in ("precision", "recall", "f1")}
-    return {"iou_0.5": scores[0.5], "iou_0.1_to_0.9": mean, "predicted": len(found.clip), "annotated": len(true.clip)}
-
-
-def _overlaps(found: Events, true: Events) -> list[tuple[float, int, int]]:
-    """(IoU, predicted event, annotated event) of overlapping pairs of one clip and category, highest IoU first."""
-    by_key: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-    for j, (clip, category, start, end) in enumerate(zip(*(column.tolist() for column in true), strict=True)):
-        by_key.setdefault((clip, category), []).append((j, start, end))
-    pairs = []
-    for i, (clip, category, start, end) in enumerate(zip(*(column.tolist() for column in found), strict=True)):
-        for j, true_start, true_end in by_key.get((clip, category), []):
-            common = min(end, true_end) - max(start, true_start)
-            if common > 0:
-                pairs.append((common / (end - start + true_end - true_start - common), i, j))
-    return sorted(pairs, key=lambda pair: (-pair[0], *pair[1:]))
-
-
-def _matches(pairs: list[tuple[float, int, int]], threshold: float) -> int:
-    found, true = set(), set()
-    for iou, i, j in pairs:
-        if iou < threshold - 1e-9:  # 3 / 10 and 0.3 are the same share
-            break
-        if i not in found and j not in true:
-            found.add(i)
-            true.add(j)
-    return len(found)
-
-
-def _prf(right: int, predicted: int, annotated: int) -> dict[str, float | None]:
-    """Precision, recall and F1 = 2 right / (predicted + annotated), in percent."""
-    return {
-        "precision": _share(right, predicted),
-        "recall": _share(right, annotated),
-        "f1": _share(2 * right, predicted + annotated),
     }
 
 
@@ -170,12 +97,6 @@ def per_category(predicted: np.ndarray, target: np.ndarray, categories: list[str
             zip([*categories, "background"], *columns, strict=True)
         )
     ]
-
-
-def clip_categories(target: np.ndarray, background: int) -> np.ndarray:
-    """The category of most of a clip's event segments, `background` in a clip without any: [n, T] -> [n] int64."""
-    counts = np.stack([(target == index).sum(1) for index in range(background)], 1)
-    return np.where(counts.any(1), counts.argmax(1), background)
 
 
 def separation(score: np.ndarray, is_event: np.ndarray) -> dict[str, float | None]:
@@ -264,14 +185,6 @@ def by_place(predicted: np.ndarray, target: np.ndarray, background: int) -> list
 
 def _percent(values: np.ndarray) -> float | None:
     return 100 * float(values.mean()) if values.size else None
-
-
-def _share(part: int, whole: int) -> float | None:
-    return 100 * part / whole if whole else None
-
-
-def _mean(values: list[float | None]) -> float | None:
-    return None if None in values else float(np.mean(values))
 
 
 def _number(value: float) -> float | None:

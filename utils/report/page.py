@@ -22,8 +22,8 @@ from utils.base.atomic import write_text
 from utils.base.errors import UserError
 from utils.base.paths import config_path, project_path
 from utils.evaluation.results import ATTENTION, REPORT
+from utils.evaluation.stored import Stored, read
 from utils.report import figures, filmstrip
-from utils.report.stored import Stored, read
 
 BEST_AND_WORST = 24  # clips of each kind in the gallery over all categories
 GALLERY = 1000  # clips in the gallery of single categories, about; each of them costs about 1 KB

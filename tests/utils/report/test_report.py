@@ -16,10 +16,10 @@ from made_evaluation import write_evaluation
 
 from utils.base.errors import UserError
 from utils.evaluation import results
+from utils.evaluation.stored import read
 from utils.report import __main__ as report_command
 from utils.report import filmstrip
 from utils.report import page as report_page
-from utils.report.stored import read
 
 NAMES = ["Bark", "</script><img src=x onerror=alert(1)>", "R&B <!-- “Ω” \u2028"]
 

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 import supv_main
 import weak_main
 from utils.evaluation import results
-from utils.report.stored import read
+from utils.evaluation.stored import read
 
 PROTOCOLS = ("authors_protocol/test_accuracy", "validation_protocol/test_accuracy", "validation_protocol/val_accuracy")
 

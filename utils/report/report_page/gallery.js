@@ -112,4 +112,5 @@ function clips() {
   showClips();
 }
 
-header(); headline(); mix(); findings(); categoryTable(); confusion(); time(); scores(); histograms(); calibration(); clips();
+header(); headline(); mix(); findings(); namingAndTiming(); categoryTable(); confusion(); time(); scores(); histograms(); calibration();
+clips();

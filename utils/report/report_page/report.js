@@ -127,6 +127,23 @@ const POSITIONS = {
   "last second": "an event's last second", after: "background after the event",
 };
 
+function namingAndTiming() {
+  const values = metrics.naming_and_timing;
+  if (!values) return; // an earlier version's evaluation
+  const rows = [
+    ["Segment right", "naming and timing", metrics.accuracy],
+    ["Clip's category right", "naming alone", values.category_accuracy],
+    ["Event or background right", "timing alone, whatever the category", values.event_background_accuracy],
+    ["Segment F1", "naming and timing, each category of a clip alike", values.segment_f1],
+    ["Event F1 at IoU 0.5", "naming, and whole events where they are", values.event_f1],
+  ];
+  byId("apart").hidden = false;
+  byId("naming-and-timing").append(
+    make("thead", {}, make("tr", {}, make("th", {}, "Score"), make("th", {}, "What it asks"), make("th", { class: "n" }, "%"))),
+    make("tbody", {}, ...rows.map(([name, asks, value]) => make("tr", {}, make("td", {}, name), make("td", {}, asks),
+      make("td", { class: "n" }, percent(value, 2))))));
+}
+
 function categoryTable() {
   const columns = [["category", "Category"], ["accuracy", "Accuracy"], ["precision", "Precision"], ["recall", "Recall"],
     ["f1", "F1"], ["clips", "Clips"]];

@@ -1,4 +1,4 @@
-"""An evaluation read from its folder, each number checked: what a report shows is what an evaluation wrote."""
+"""An evaluation read from its folder, each number checked: what is shown or compared is what an evaluation wrote."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from utils.base.errors import UserError
 from utils.base.text import read_json_lines, require_file
 from utils.config.settings import FolderName
+from utils.evaluation.clip_scores import clip_scores
 from utils.evaluation.results import ATTENTION, METRICS, PREDICTIONS, read_metrics
 
 _AGAIN = "evaluate again with supv_test.sh or weak_test.sh"
@@ -35,6 +36,13 @@ class _Chosen(_Part):
 class _Protocols(_Part):
     authors: _Chosen
     validation: _Chosen | None
+
+
+class _NamingAndTiming(_Part):
+    category_accuracy: Percent
+    event_background_accuracy: Percent
+    segment_f1: Percent
+    event_f1: Percent
 
 
 class _Errors(_Part):
@@ -98,7 +106,7 @@ class _Position(_Part):
 
 
 class _Metrics(_Part):
-    """What a report shows of `metrics.json`."""
+    """What is read of `metrics.json`."""
 
     accuracy: Annotated[float, Field(ge=0, le=100 + 1e-6)]
     clips: Annotated[Count, Field(gt=0)]
@@ -116,6 +124,7 @@ class _Metrics(_Part):
     leaked_clips: Count | None = None
     protocols: _Protocols | None
     categories: Annotated[list[Name], Field(min_length=1)]
+    naming_and_timing: _NamingAndTiming | None = None  # earlier versions' files have none
     errors: _Errors
     events: _Events
     separation: dict[Name, _Separation]
@@ -130,13 +139,18 @@ class _Metrics(_Part):
 class Stored(NamedTuple):
     """An evaluation as its folder holds it; n clips of T segments, in the order of `predictions.jsonl`."""
 
-    metrics: dict[str, Any]  # of `metrics.json` what a report shows
+    metrics: dict[str, Any]  # of `metrics.json` what `_Metrics` names
     rows: np.ndarray  # [n] int64: row in the feature file
     ids: list[str | None]
     prediction: np.ndarray  # [n, T] int64: category indices, C is background
     target: np.ndarray  # [n, T] int64
+    category: np.ndarray  # [n] int64: of the clip as a whole, as predicted
     scores: dict[str, np.ndarray]  # [n, T] each, in [0, 1]: "event_probability" and the network's own
     attention: np.ndarray | None  # [n, T, H, W], read from the file as it is used
+
+    def clip_scores(self) -> dict[str, np.ndarray]:
+        """Each clip's scores, in percent: [n] float64 each (see `utils.evaluation.clip_scores`)."""
+        return clip_scores(self.prediction, self.target, self.category, len(self.metrics["categories"]))
 
 
 def read(folder: Path) -> Stored:
@@ -199,6 +213,10 @@ def _clips(metrics: dict[str, Any], clips: list[dict[str, Any]], attention: np.n
         raise ValueError("'id' is not a text in every line")
     background = len(metrics["categories"])
     prediction, target = (_table(clips, key, "i", background) for key in ("prediction", "target"))
+    indices = {name: index for index, name in reversed([*enumerate([*metrics["categories"], "background"])])}
+    if unknown := [clip["category"] for clip in clips if clip["category"] not in indices]:
+        raise ValueError(f"'category' is {str(unknown[0])[:40]!r} somewhere, which is none of {METRICS}")
+    category = np.array([indices[clip["category"]] for clip in clips])
     scores = {name: _table(clips, name, "if", 1) for name in metrics["separation"]}
     if len({table.shape for table in (prediction, target, *scores.values())}) > 1:
         raise ValueError("its lists have different lengths")
@@ -206,7 +224,7 @@ def _clips(metrics: dict[str, Any], clips: list[dict[str, Any]], attention: np.n
         attention.ndim != 4 or attention.shape[:2] != target.shape or not attention.size or attention.dtype.kind != "f"
     ):
         raise ValueError(f"{ATTENTION} holds {attention.dtype} {list(attention.shape)}, which are no maps of it")
-    return Stored(metrics, rows, ids, prediction, target, scores, attention)
+    return Stored(metrics, rows, ids, prediction, target, category, scores, attention)
 
 
 def _table(clips: list[dict[str, Any]], key: str, kinds: str, most: int) -> np.ndarray:
