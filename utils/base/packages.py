@@ -17,7 +17,8 @@ from utils.base.errors import EXIT_USER_ERROR, end_quietly_on_interrupt
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PYTHON = (3, 11)
-_OLDEST = {"torch": (2, 11), "scipy": (1, 15)}  # other versions than the pinned ones may be installed, but not older ones than these
+# Other versions than the pinned ones may be installed, but not older ones than these.
+_OLDEST = {"torch": (2, 11), "scipy": (1, 15)}
 
 
 def require_packages() -> None:
