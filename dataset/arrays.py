@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from dataset import files
+from dataset.grids import Size, grid_shape
 from dataset.hdf5 import naming_damage, open_file
 from utils.base.errors import UserError
 
@@ -34,11 +35,13 @@ class ArrayFile:
     Attributes:
         path: the file.
         key: where its array is; not the expected key where that is absent and the file holds only one array.
-        shape, dtype: of the array. dtype is the NumPy type that holds its values exactly.
+        shape: in which the array is read; of visual features [N, T, H, W, D], however stored (`dataset.grids`).
+        dtype: the NumPy type that holds its values exactly.
         values_in: the file that holds the values: `path`, or another one that the key links to.
         offsets: [rows] where each row begins in `values_in`, in bytes, when it lies there in one piece as `dtype`;
             None when HDF5 alone can read it.
         states: what the operating system says of the two files; differs once one of them is changed.
+        channels_first: whether the features of a cell are stored before the cells.
     """
 
     path: Path
@@ -48,6 +51,7 @@ class ArrayFile:
     values_in: Path
     offsets: np.ndarray | None
     states: tuple[tuple[int, ...], ...]
+    channels_first: bool = False
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -65,10 +69,16 @@ class ArrayFile:
                 array = file[self.key]
             yield array
 
+    def arranged(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as they are stored -> as they are read, [n, *shape[1:]]."""
+        if self.channels_first:
+            rows = np.moveaxis(rows, 2, -1)
+        return rows.reshape(len(rows), *self.shape[1:])
+
     def read(self) -> np.ndarray:
         """The whole array of a small file. Raises UserError for damaged content."""
         with self.open() as array, naming_damage(self.path):
-            return array[()]
+            return self.arranged(array[()])
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """A file of any size in order: (first row, [rows, ...]), at most BLOCK_BYTES but at least a row at a time.
@@ -80,25 +90,28 @@ class ArrayFile:
             for start in range(0, len(self), rows):
                 with naming_damage(self.path):
                     block = array[start : start + rows]
-                yield start, block
+                yield start, self.arranged(block)
 
 
-_known: dict[Path, ArrayFile] = {}
+_known: dict[tuple[Path, Size | None, bool], ArrayFile] = {}
 
 
-def array_file(path: str | os.PathLike) -> ArrayFile:
+def array_file(path: str | os.PathLike, grid: Size | None = None, channels_first: bool = False) -> ArrayFile:
     """Open a file of the data folder and check it; a file that hasn't changed since isn't opened again.
 
     The file's name says which key and how many dimensions to expect.
+
+    Args:
+        grid, channels_first: how a visual file is stored (see `dataset.grids`); other files have no grid.
 
     Raises:
         UserError: names the file and the fix: missing, unreadable, truncated, an HTML page, not HDF5, no array or
             several, wrong number of dimensions, not numbers, compressed by a filter that isn't here.
     """
-    path = Path(path)
-    known = _known.get(path)
+    wanted = Path(path), grid, channels_first
+    known = _known.get(wanted)
     if known is None or states_of(known.path, known.values_in) != known.states:
-        known = _known[path] = _checked(path)
+        known = _known[wanted] = _checked(*wanted)
     return known
 
 
@@ -123,14 +136,17 @@ def say_once(message: str) -> None:
     _log.info(message)
 
 
-def _checked(path: Path) -> ArrayFile:
+def _checked(path: Path, grid: Size | None, channels_first: bool) -> ArrayFile:
     with open_file(path) as file, naming_damage(path):
         key, array = _find(file, path)
         _check(array, key, path)
+        channels_first = channels_first and path.name in files.VISUALS
+        shape = _shape(array.shape, path, grid, channels_first)
         values_in = path if array.file.filename == file.filename else Path(array.file.filename)
         if key != files.key_of(path.name):
             say_once(f"{path}: takes its only array, {key!r}, for {files.key_of(path.name)!r}")
-        return ArrayFile(path, key, array.shape, array.dtype, values_in, row_offsets(array), states_of(path, values_in))
+        offsets = None if channels_first else row_offsets(array)
+        return ArrayFile(path, key, shape, array.dtype, values_in, offsets, states_of(path, values_in), channels_first)
 
 
 def _find(file: h5py.File, path: Path) -> tuple[str, h5py.Dataset]:
@@ -172,16 +188,10 @@ def _get(file: h5py.File, name: str) -> object:
 
 def _check(array: h5py.Dataset, key: str, path: Path) -> None:
     """Raise UserError for an array that isn't what the name of its file `path` says, or can't be read as it is."""
-    shape, dtype, wanted = array.shape, array.dtype, files.dimensions(path.name)
-    if shape is None:
+    dtype = array.dtype
+    if array.shape is None:
         raise UserError(
             f"{path}: its array {key!r} was made without a shape and holds nothing; {files.HOW_TO_GET_DATA}"
-        )
-    is_list = wanted == ("rows",) and len(shape) == 2 and 1 in shape
-    if len(shape) != len(wanted) and not is_list:
-        raise UserError(
-            f"{path}: has shape {list(shape)}, but {path.name} needs {len(wanted)} dimensions "
-            f"({', '.join(wanted)}); it is another file or was saved in another layout"
         )
     if dtype.kind not in "fiub" or (dtype.kind == "f" and dtype.itemsize > 8):
         raise UserError(
@@ -197,6 +207,23 @@ def _check(array: h5py.Dataset, key: str, path: Path) -> None:
                 f"{path}: is compressed by filter {code} {name.decode(errors='replace')}, which this HDF5 library "
                 f"cannot read; save it uncompressed or with gzip"
             )
+
+
+def _shape(stored: tuple[int, ...], path: Path, grid: Size | None, channels_first: bool) -> tuple[int, ...]:
+    """The shape in which an array is read. Raises UserError for one that isn't what the name of its file says."""
+    wanted = files.dimensions(path.name)
+    if path.name in files.VISUALS and 3 <= len(stored) <= 5:
+        shape = grid_shape(stored, path, grid, channels_first)
+        if len(stored) == 4 and grid is None:
+            say_once(f"{path}: holds flattened grids of {shape[2] * shape[3]} cells, taken for {shape[2]} x {shape[3]}")
+        return shape
+    is_list = wanted == ("rows",) and len(stored) == 2 and 1 in stored
+    if len(stored) != len(wanted) and not is_list:
+        raise UserError(
+            f"{path}: has shape {list(stored)}, but {path.name} needs {len(wanted)} dimensions "
+            f"({', '.join(wanted)}); it is another file or was saved in another layout"
+        )
+    return stored
 
 
 def row_offsets(array: h5py.Dataset) -> np.ndarray | None:

@@ -1,7 +1,9 @@
 """Smaller feature files that load faster: `python -m dataset.convert --to data32 [--data_root data] [--dtype float32]`.
 
 AVE's features are stored in float64; float32 takes half the space and time to read, float16 a quarter.
-The new folder is a whole data folder: features in chunks of a clip each, the other files as they are.
+The new folder is a whole data folder: features in chunks of a clip each, the other files as they are. Visual features
+become [clips, segments, height, width, features]: --channels-first and --grid say how they are stored where these
+dimensions come in another order, or height and width as one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from tqdm import tqdm
 
 from dataset import files
 from dataset.arrays import ArrayFile, array_file, states_of
+from dataset.grids import Size
 from dataset.hdf5 import naming_refusal
 from dataset.writing import RowWriter, alone, bytes_of_file, size_of_file
 from utils.base.atomic import atomic_path, make_folder, require_free_space
@@ -44,17 +47,24 @@ class Rounding(NamedTuple):
         return f"largest rounding error {self.largest_error:.2g} (largest value {self.largest_value:.3g})"
 
 
-def convert(source: str | os.PathLike, destination: str | os.PathLike, dtype: str) -> Rounding:
+def convert(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    dtype: str,
+    grid: Size | None = None,
+    channels_first: bool = False,
+) -> Rounding:
     """Write the feature file `source` again at `destination`, in another type and in chunks of a clip.
 
-    Memory stays bounded, and until the new file is whole nothing stands at `destination`.
+    Memory stays bounded, and until the new file is whole nothing stands at `destination`. `grid` and `channels_first`
+    say how a visual file is stored, as for `array_file`.
 
     Raises:
         UserError: the source can't be read, holds a value that isn't finite or is too large for `dtype`;
             the destination can't be written, a full disk included.
     """
     source, destination = Path(source), Path(destination)
-    file = array_file(source)
+    file = array_file(source, grid, channels_first)
     largest_error = largest_value = 0.0
     with atomic_path(destination) as part:
         with (
@@ -93,15 +103,16 @@ def _made_from(file: ArrayFile) -> str:
     return json.dumps([{"bytes": state.st_size, "modified": state.st_mtime_ns} for state in states])
 
 
-def _is_converted(source: Path, destination: Path, dtype: str) -> bool:
+def _is_converted(source: ArrayFile, destination: Path, dtype: str) -> bool:
     """Whether `destination` is the finished conversion of `source`; UserError when it is something else."""
     if not os.path.lexists(destination):
         return False
     with array_file(destination).open() as array:
-        if array.dtype == dtype and array.attrs.get(_SOURCE) == _made_from(array_file(source)):
+        if (array.dtype, array.shape, array.attrs.get(_SOURCE)) == (dtype, source.shape, _made_from(source)):
             return True
     raise UserError(
-        f"{destination}: is already there and isn't {source} in {dtype}; remove it, or choose another folder with --to"
+        f"{destination}: is already there and isn't {source.path} in {dtype}; remove it, or choose another folder with "
+        f"--to"
     )
 
 
@@ -125,16 +136,18 @@ def _copy(source: Path, destination: Path) -> None:
         part.write_bytes(content)
 
 
-def _convert_folder(root: Path, to: Path, dtype: str, features: list[str]) -> None:
+def _convert_folder(
+    root: Path, to: Path, dtype: str, features: list[str], grid: Size | None, channels_first: bool
+) -> None:
     """Convert the feature files named, copy the other files, and say so for each."""
-    waiting = [name for name in features if not _is_converted(root / name, to / name, dtype)]
-    sizes = {name: size_of_file(array_file(root / name).shape, dtype) for name in waiting}
-    require_free_space(to, sum(sizes.values()))
+    sources = {name: array_file(root / name, grid, channels_first) for name in features}
+    waiting = [name for name, source in sources.items() if not _is_converted(source, to / name, dtype)]
+    require_free_space(to, sum(size_of_file(sources[name].shape, dtype) for name in waiting))
 
     for name in (*files.EVERY_FILE, files.GENERATED):
         source, destination = root / name, to / name
         if name in waiting:
-            rounding = convert(source, destination, dtype)
+            rounding = convert(source, destination, dtype, grid, channels_first)
             before, after = source.stat().st_size / 1e9, destination.stat().st_size / 1e9
             print(f"{destination}: {dtype}, {after:.2f} GB instead of {before:.2f} GB, {rounding}")
         elif name in features:
@@ -152,6 +165,15 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--to", type=Path, required=True, help="the new data folder")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the features (default: %(default)s)")
+    parser.add_argument(
+        "--channels-first",
+        action="store_true",
+        help="visual features are stored with the features of a cell first",
+    )
+    parser.add_argument(
+        "--grid", type=int, nargs=2, metavar=("H", "W"),
+        help="visual features are stored with flattened grids, row by row, of this height and width",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("dataset").setLevel(logging.INFO)  # what is taken otherwise than by name
@@ -164,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.to.samefile(args.root):
         raise UserError(f"{args.to}: is the data folder itself; name another folder with --to")
     with alone(args.to):
-        _convert_folder(args.root, args.to, args.dtype, features)
+        _convert_folder(args.root, args.to, args.dtype, features, args.grid and tuple(args.grid), args.channels_first)
     print(f"Train on it with --data_root {args.to}")
 
 

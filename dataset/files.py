@@ -2,7 +2,7 @@
 
 | file | key | shape | what |
 | --- | --- | --- | --- |
-| visual_feature.h5 | avadataset | [N, T, H, W, Dv] | VGG-19 block5_pool, float64, float32 or float16 |
+| visual_feature.h5 | avadataset | [N, T, H, W, Dv], or [N, T, Dv] | VGG-19 block5_pool, float64, float32 or float16 |
 | audio_feature.h5 | avadataset | [N, T, Da] | VGGish embedding |
 | labels.h5 | avadataset | [N, T, C+1] | segment labels, one-hot, the last column is background |
 | mil_labels.h5 | avadataset | [N, C+1] | clip labels, one-hot |
@@ -36,6 +36,7 @@ CATEGORIES = "categories.txt"
 VIDEOS = "videos"  # folder of the raw videos, in the data folder
 GENERATED = "generated.json"  # only in a folder of generated data: says so, and with which settings
 
+VISUALS = (VISUAL, NOISY_VISUAL)
 FEATURES = (VISUAL, AUDIO, NOISY_VISUAL, NOISY_AUDIO)
 SPLITS = ("train", "val", "test")
 ORDERS = tuple(f"{split}_order.h5" for split in SPLITS)

@@ -53,7 +53,7 @@ class RowReader:
         in_place = into.device.type == "cpu" and self.file.dtype == numpy_type and self.file.offsets is not None
         if self.file.offsets is None:
             with naming_damage(self.file.path, f"row {row} "):
-                stored = self._array[row]
+                stored = self.file.arranged(self._array[row : row + 1])[0]
         else:
             stored = into.numpy() if in_place else np.empty(self.file.shape[1:], self.file.dtype)
             self._fill(stored, row)

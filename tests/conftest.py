@@ -22,6 +22,9 @@ GOLDEN = Path(__file__).parent / "golden"
 # Tests that need AVE's own annotation files (they are not in this repository) look here and skip without them.
 AVE = Path(os.environ.get("CMBS_AVE_DIR", ROOT.parent / "shared" / "ave"))
 
+TINY_DATA = {
+    "train": 24, "val": 8, "test": 8, "background_only": 6, "categories": 3, "visual_dim": 16, "audio_dim": 8
+}  # fmt: skip
 TINY_MODEL = {"video_inputdim": 16, "audio_inputdim": 8, "d_model": 16, "categories": 3}
 
 
@@ -48,12 +51,13 @@ def ave_files() -> Path:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated data folder: 3 categories, 2x2 grid, 16 and 8 features, 24 + 8 + 8 clips. Read only."""
-    folder = tmp_path_factory.mktemp("data") / "tiny"
-    settings = generate.Settings(
-        train=24, val=8, test=8, background_only=6, categories=3, grid=(2, 2), visual_dim=16, audio_dim=8
-    )
-    generate.generate(folder, settings)
-    return folder
+    return generate.generate(tmp_path_factory.mktemp("data") / "tiny", generate.Settings(**TINY_DATA, grid=(2, 2)))
+
+
+@pytest.fixture(scope="session")
+def gridless_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same on a grid of one cell: visual features are stored without it, [40, 10, 16]. Read only."""
+    return generate.generate(tmp_path_factory.mktemp("data") / "flat", generate.Settings(**TINY_DATA, grid=(1, 1)))
 
 
 @pytest.fixture

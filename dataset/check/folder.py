@@ -15,6 +15,7 @@ import numpy as np
 
 from dataset import files, labels
 from dataset.arrays import array_file, read_order
+from dataset.grids import channels_seem_first
 from utils.base.errors import UserError
 
 # The published labels.h5 differs from Annotations.txt in a few clips that carry two events; labels of
@@ -141,6 +142,13 @@ class _Folder:
             report.problems.append(str(error))
             return None
         report.key, report.shape, report.dtype = array.key, array.shape, str(array.dtype)
+        if name in files.VISUALS and channels_seem_first(array.shape):
+            rows, columns, features = array.shape[2:]
+            self._note(
+                name,
+                f"has a grid of {rows} x {columns} cells with {features} features; if these are {rows} features of "
+                f"{columns} x {features} cells, `python -m dataset.convert --channels-first` puts them in order",
+            )
         return values
 
     def _is_needed(self, name: str) -> bool:

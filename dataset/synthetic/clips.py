@@ -37,8 +37,8 @@ class Settings:
     """What to generate; the defaults are the demo data.
 
     train, val, test: clips of each split. background_only: clips without any event (`*_noisy.h5`); None is
-    32, or 178 (AVE's) with `annotations`. categories: C, without background. segments: T. grid: H, W.
-    visual_dim, audio_dim: features of a cell and of a second. dtype: of the stored features.
+    32, or 178 (AVE's) with `annotations`. categories: C, without background. segments: T. grid: H, W; of 1 x 1:
+    stored without a grid. visual_dim, audio_dim: features of a cell and of a second. dtype: of the stored features.
     annotations: an `Annotations.txt` with the three order files beside it, which then say the categories,
     times and splits in place of `train`, `val`, `test` and `categories`.
     """

@@ -193,8 +193,10 @@ class _Clips:
         self.world = planted.make_world(
             len(names), settings.visual_dim, settings.audio_dim, np.random.default_rng((_WORLD, settings.seed))
         )
+        # As stored: features on a grid of one cell are features without a grid.
+        grid = () if tuple(settings.grid) == (1, 1) else settings.grid
         self.shapes = (
-            (settings.segments, *settings.grid, settings.visual_dim),
+            (settings.segments, *grid, settings.visual_dim),
             (settings.segments, settings.audio_dim),
         )
 
@@ -221,7 +223,7 @@ class _Clips:
             self.world, script, segments, self.settings.grid, self._rng(_VISUAL, kind, row)
         )
         audio = planted.audio_features(self.world, script, segments, self._rng(_AUDIO, kind, row))
-        return visual.astype(dtype, copy=False), audio.astype(dtype, copy=False)
+        return visual.astype(dtype, copy=False).reshape(self.shapes[0]), audio.astype(dtype, copy=False)
 
     def _rng(self, stream: int, kind: int, row: int) -> np.random.Generator:
         return np.random.default_rng((stream, self.settings.seed, kind, row))

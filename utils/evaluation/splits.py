@@ -28,6 +28,11 @@ def check_sizes(dataset: AVEDataset, settings: NetworkSettings) -> None:
         ("labels", dataset.categories, "categories", settings.categories),
     ):
         if size != wanted:
+            if name == files.VISUAL and dataset.sources[0].visual.shape[2] == wanted:
+                raise UserError(
+                    f"{root / name}: has {wanted} features for each cell before its grid, not after it; "
+                    f"`python -m dataset.convert --data_root {root} --to DIR --channels-first` writes them after it"
+                )
             raise UserError(
                 f"{root / name}: has {size} where the config says model.{key} = {wanted}; change one of them"
             )
