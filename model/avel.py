@@ -34,7 +34,7 @@ class WeakAVELOutput(NamedTuple):
 
 
 class Sequences(nn.Module):
-    """Features -> audio h_a and visual h_v, both [B, T, d], and the attention [B, T, H, W].
+    """Features -> audio h_a and visual h_v, both [B, T, d], and the attention [B, T, H, W] (None: one cell).
 
     v = AVGA(a, X); h_a = LSTM(a), h_v = LSTM(v), bidirectional, d/2 a direction.
     """
@@ -45,7 +45,7 @@ class Sequences(nn.Module):
         self.attention = AudioGuidedVisualAttention(visual_dim, audio_dim, settings.grid, settings.segments, xavier)
         self.lstm = AudioVisualLSTM(audio_dim, visual_dim, d, d)
 
-    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         attended, attention = self.attention(visual, audio)
         return *self.lstm(audio, attended), attention
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from model.interface import attention_map
+
 
 class AudioGuidedVisualAttention(nn.Module):
     """Visual features [B, T, H, W, Dv] and audio [B, T, Da] -> attended features [B, T, Dv].
@@ -37,8 +39,8 @@ class AudioGuidedVisualAttention(nn.Module):
         if xavier:
             start_xavier(self.children())
 
-    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the attended features [B, T, Dv] and the attention p [B, T, H, W], which sums to 1 over the grid.
+    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns the attended features [B, T, Dv] and the attention p [B, T, H, W], as `model.interface` has it.
 
         Raises ValueError for features of another T, H or W.
         """
@@ -53,7 +55,8 @@ class AudioGuidedVisualAttention(nn.Module):
         s = self.of_visual(r) + self.of_audio(q).unsqueeze(2)
         p = self.score(s.tanh()).squeeze(2).softmax(1)
         attended = torch.bmm(p.unsqueeze(1), x).squeeze(1)
-        return attended.unflatten(0, visual.shape[:2]), p.view(visual.shape[:4])
+        map_of_cells = attention_map(p.unflatten(0, visual.shape[:2]), visual.shape[2:4])
+        return attended.unflatten(0, visual.shape[:2]), map_of_cells
 
 
 def start_xavier(layers: Iterable[nn.Module]) -> None:

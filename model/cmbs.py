@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.attention import AudioGuidedAttention
 from model.dropout import Dropout
-from model.interface import Explanation, Network, Prediction, correct, predict_events, spread_category
+from model.interface import Explanation, Network, Prediction, attention_map, correct, predict_events, spread_category
 from model.losses import SupervisedLoss, WeakLoss
 from model.relation import AudioVisualFusion, CrossModalRelation
 from model.settings import SupervisedCMBSSettings, WeakCMBSSettings
@@ -148,7 +148,7 @@ class SupervisedCMBS(nn.Module):
         )
         if self.time_level and not self.quirks.gate_as_logit:
             output = SupervisedOutputAsWritten(*output, audio_gate_logits.squeeze(2), visual_gate_logits.squeeze(2))
-        return fused, output, Explanation(attention.unflatten(2, visual.shape[2:4]), scores, activations)
+        return fused, output, Explanation(attention_map(attention, visual.shape[2:4]), scores, activations)
 
     def guided_audio(self, x: Tensor, audio: Tensor) -> Tensor:
         """The audio features that the LSTM reads: as they are. CACE-Net guides them by the image's cells x."""
@@ -242,7 +242,7 @@ class WeaklySupervisedCMBS(nn.Module):
 
         # 6. The clip's probabilities, from its strongest gated segment
         output = WeakOutput(gate, category_logits, strongest_gated_logits(gate, category_logits).softmax(-1))
-        return output, Explanation(attention.unflatten(2, visual.shape[2:4]), scores, activations)
+        return output, Explanation(attention_map(attention, visual.shape[2:4]), scores, activations)
 
     @staticmethod
     def predict(output: WeakOutput, explanation: Explanation | None = None) -> Prediction:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.attention import AudioGuidedAttention
 from model.dropout import Dropout
-from model.interface import Explanation, Network, Prediction, correct, predict_events
+from model.interface import Explanation, Network, Prediction, attention_map, correct, predict_events
 from model.losses import ClipLoss, EventLoss
 from model.relation import AudioVisualInteraction, CrossModalRelation
 from model.settings import CMRANSettings
@@ -79,7 +79,7 @@ class CMRAN(nn.Module):
         fused = self.interaction(visual_features, audio_features)
         event_logits = self.event_classifier(fused).squeeze(2)
         category_logits = self.category_classifier(fused.amax(1))
-        return event_logits, category_logits, Explanation(attention.unflatten(2, visual.shape[2:4]), {}, {})
+        return event_logits, category_logits, Explanation(attention_map(attention, visual.shape[2:4]), {}, {})
 
 
 class SupervisedCMRAN(CMRAN):

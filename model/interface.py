@@ -40,9 +40,17 @@ class Network(NamedTuple):
 class Explanation(NamedTuple):
     """What happened inside a network, by names. Disabled parts have no entry."""
 
-    attention: Tensor | None  # [B, T, H, W]: audio-guided spatial attention, sums to 1 over the grid
+    attention: Tensor | None  # [B, T, H, W]: audio-guided spatial attention, sums to 1 over the grid; see attention_map
     scores: dict[str, Tensor]  # [B, T] each, in [0, 1]: how much a segment is an event
     activations: dict[str, Tensor]  # [B, T, K] each: class activation sequences, logits of K categories
+
+
+def attention_map(weights: Tensor, grid: torch.Size) -> Tensor | None:
+    """Attention to cells [B, T, H*W] as maps [B, T, H, W] of a grid, H and W.
+
+    None where the grid has one cell, as features without a grid have: attention to it is always 1, and shows nothing.
+    """
+    return None if grid == (1, 1) else weights.unflatten(2, grid)
 
 
 class Prediction(NamedTuple):

@@ -77,9 +77,10 @@ class PositiveSamplePropagation(nn.Module):
 
 
 class SupervisedPropagation(nn.Module):
-    """Features -> v^ and a^ [B, T, d] and the attention [B, T, H, W]: what PSP and CPSP do before their classifiers.
+    """What PSP and CPSP do before their classifiers: features -> v^ and a^ [B, T, d], and the attention [B, T, H, W].
 
     a' = Linear(Linear(a)), v' = Linear(Linear(AVGA(a', X))); an LSTM for each; positive sample propagation.
+    The attention is None where the grid has one cell.
     """
 
     def __init__(self, settings: OneSizeSettings) -> None:
@@ -92,7 +93,7 @@ class SupervisedPropagation(nn.Module):
         # A row's shares are 1/T in the mean; the authors' threshold is 0.099, for T = 10.
         self.propagation = PositiveSamplePropagation(d, threshold=0.99 / settings.segments, supervised=True)
 
-    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         audio = self.audio_projection(audio)
         attended, attention = self.attention(visual, audio)
         audio_sequence, visual_sequence = self.lstm(audio, self.visual_projection(attended))

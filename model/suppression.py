@@ -30,7 +30,12 @@ class ActivationSequence(nn.Module):
 
 
 def top_segments_mean(activation: Tensor) -> Tensor:
-    """Per category the mean of its 4 highest segments: [B, T, C] -> [B, C]. Needs T >= 4."""
+    """Per category the mean of its 4 highest segments: [B, T, C] -> [B, C]. Raises ValueError for T < 4."""
+    if activation.shape[1] < TOP_SEGMENTS:
+        raise ValueError(
+            f"this network averages the best {TOP_SEGMENTS} segments of a clip, and these clips have "
+            f"{activation.shape[1]}; it needs clips of at least {TOP_SEGMENTS}"
+        )
     return activation.topk(TOP_SEGMENTS, dim=1, sorted=False).values.mean(1)
 
 

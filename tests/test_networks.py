@@ -51,6 +51,23 @@ def test_trains_goes_on_and_is_evaluated(name, tiny_config, tmp_path):
     assert (run / "eval-test" / "report.html").exists()
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_features_without_a_grid(name, tiny_config, gridless_data, tmp_path, monkeypatch):
+    """Every network trains, goes on and is evaluated; attention to the only cell isn't kept, nor shown."""
+    monkeypatch.setattr("utils.report.figures.save", lambda metrics, folder: None)
+    model = {"grid": [1, 1]} if name in ONE_SIZE else {}
+    config = tiny_config(name, model=model, data={"root": str(gridless_data)}, train={"n_epoch": 1})
+    main, arguments = MAINS[NETWORKS[name].supervision], ["--config", str(config), "--gpu", "cpu"]
+    assert main.main(arguments) == EXIT_DONE
+    assert main.main([*arguments, "--n_epoch", "2", "--resume", "last"]) == EXIT_DONE
+    evaluation = tmp_path / "run" / "eval-test"
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    epochs = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics["accuracy"] == epochs[metrics["epoch"] - 1]["test_accuracy"]
+    assert {path.name for path in evaluation.iterdir()} == {"metrics.json", "predictions.jsonl", "report.html"}
+    assert '"grid":null' in (evaluation / "report.html").read_text()
+
+
 @pytest.mark.parametrize(("n_epoch", "early"), [(1, True), (2, False)])
 def test_a_checkpoint_of_cace_is_evaluated_in_its_own_phase(n_epoch, early, tiny_config, tmp_path):
     """The first epoch of a run is of the early phase, the second one of two is not."""
@@ -117,6 +134,15 @@ def test_a_config_for_each(path: Path):
     build_loss(config.model, config.train.loss_weights)
     folder = "Exps/Supv/" if config.supervision == "full" else "Exps/WeaklySupv/"
     assert config.train.snapshot_pref == f"{folder}{path.stem.removesuffix('_weak')}/"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "features").glob("*.json")), ids=lambda path: path.stem)
+def test_a_config_of_other_features(path: Path):
+    config = config_files.build(config_files.read_json(path), str(path))
+    assert config.train.snapshot_pref.endswith(f"/{path.stem.removesuffix('_weak')}/")
+    if made := config.data.generate:
+        sizes = (config.model.video_inputdim, config.model.audio_inputdim)
+        assert (made.grid, made.visual_dim, made.audio_dim) == ([1, 1], *sizes)
 
 
 def test_every_network_has_its_recipe_and_its_demo():

@@ -66,8 +66,11 @@ def test_shapes(name, batch, segments, grid, categories):
     }
     for field in output._fields:
         assert getattr(output, field).shape == wanted[field], field
-    assert explanation.attention.shape == (batch, segments, *grid)
-    torch.testing.assert_close(explanation.attention.sum((2, 3)), torch.ones(batch, segments))
+    if grid == (1, 1):  # attention to the only cell says nothing
+        assert explanation.attention is None
+    else:
+        assert explanation.attention.shape == (batch, segments, *grid)
+        torch.testing.assert_close(explanation.attention.sum((2, 3)), torch.ones(batch, segments))
     for score in explanation.scores.values():
         assert score.shape == (batch, segments)
         assert ((score >= 0) & (score <= 1)).all()

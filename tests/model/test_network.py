@@ -69,8 +69,11 @@ def test_shapes(name, batch, segments, grid, categories):
     }
     for field, tensor in output._asdict().items():
         assert tensor is None or tensor.shape == wanted[field], field
-    assert explanation.attention.shape == (batch, segments, *grid)
-    torch.testing.assert_close(explanation.attention.sum((2, 3)), torch.ones(batch, segments))
+    if grid == (1, 1):  # attention to the only cell says nothing
+        assert explanation.attention is None
+    else:
+        assert explanation.attention.shape == (batch, segments, *grid)
+        torch.testing.assert_close(explanation.attention.sum((2, 3)), torch.ones(batch, segments))
     scores, activations = EXPLAINED[name]
     assert {key: score.shape for key, score in explanation.scores.items()} == dict.fromkeys(scores, (batch, segments))
     assert {key: activation.shape for key, activation in explanation.activations.items()} == dict.fromkeys(
@@ -80,6 +83,13 @@ def test_shapes(name, batch, segments, grid, categories):
     assert prediction.segments.shape == prediction.event_probability.shape == (batch, segments)
     assert prediction.category_probability.shape == (batch, segments, categories)
     assert all(torch.equal(*pair) for pair in zip(prediction, network.predict(output), strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in EXPLAINED if not name.startswith("cmran")])
+def test_clips_too_short_to_average_their_best_segments_are_refused(name):
+    network = build_model({"name": name, **TINY_MODEL})
+    with pytest.raises(ValueError, match=r"averages the best 4 segments of a clip, and these clips have 3; it needs"):
+        network(torch.rand(2, 3, 2, 2, 16), torch.rand(2, 3, 8))
 
 
 @pytest.mark.parametrize("name", EXPLAINED)

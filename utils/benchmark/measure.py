@@ -241,11 +241,12 @@ def _training(task: Task, device: torch.device, batches: dict[str, Batches]) -> 
 def _random_batch(config: Config, device: torch.device, dtype: torch.dtype) -> Batch:
     """Features like those of AVE, after a ReLU, and labels, all random (on the device "meta": only their shapes)."""
     clips, model = config.train.batch_size, config.model
-    shape = (clips, SEGMENTS) if config.supervision == "full" else (clips,)
+    segments, grid = getattr(model, "segments", SEGMENTS), getattr(model, "grid", GRID)  # some are made for one size
+    shape = (clips, segments) if config.supervision == "full" else (clips,)
     category = torch.randint(model.categories, shape)
     return Batch(
-        torch.randn(clips, SEGMENTS, *GRID, model.video_inputdim, dtype=dtype, device=device).relu_(),
-        torch.randn(clips, SEGMENTS, model.audio_inputdim, dtype=dtype, device=device).relu_(),
+        torch.randn(clips, segments, *grid, model.video_inputdim, dtype=dtype, device=device).relu_(),
+        torch.randn(clips, segments, model.audio_inputdim, dtype=dtype, device=device).relu_(),
         nn.functional.one_hot(category, model.categories + 1).float().to(device),
         torch.arange(clips),
         weight=1.0,

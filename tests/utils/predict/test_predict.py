@@ -409,6 +409,18 @@ def test_a_network_without_attention_has_a_page_without_it(tmp_path, checkpoints
     assert page_data(tmp_path / "page.html")[0]["attention"] is None
 
 
+def test_features_without_a_grid_give_a_timeline_without_attention(tmp_path):
+    def extractor(clip):
+        return Features(np.ones((10, 1, 1, 16), np.float32), np.ones((10, 8), np.float32))
+
+    sizes = {"video_inputdim": 16, "audio_inputdim": 8, "d_model": 16, "categories": 3}
+    network = build_model({"name": "avel_supv", "grid": [1, 1], **sizes}).eval()
+    path = write_video(tmp_path / "a.mp4", steady(12, 1), rate=1)
+    timeline = timeline_of(path, network, Localization(network), extractor, 3, hop=5, threshold=0.5)
+    assert timeline.attention is None
+    assert len(timeline.segments) == 12
+
+
 def test_mistakes_are_one_line(tmp_path, checkpoints, monkeypatch, capsys):
     monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
     video = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
