@@ -42,7 +42,7 @@ def detailed(result: Evaluation, categories: list[str]) -> dict[str, Any]:
         "per_category": per_category(predicted, target, categories),
         "by_event_length": by_event_length(predicted, target, background),
         "by_second": by_second(predicted, target, background),
-        "by_place": by_place(predicted, target, background),
+        "by_position": by_position(predicted, target, background),
         "confusion_matrix": confusion.tolist(),
     }
 
@@ -158,7 +158,7 @@ def by_second(predicted: np.ndarray, target: np.ndarray, background: int) -> lis
     ]
 
 
-def by_place(predicted: np.ndarray, target: np.ndarray, background: int) -> list[dict[str, Any]]:
+def by_position(predicted: np.ndarray, target: np.ndarray, background: int) -> list[dict[str, Any]]:
     """Accuracy by where a segment stands relative to its clip's events.
 
     Positions: background before the first event, an event's first second, inside it, its last second (an event of one
@@ -178,7 +178,7 @@ def by_place(predicted: np.ndarray, target: np.ndarray, background: int) -> list
     )
     right = predicted == target
     return [
-        {"place": position, "accuracy": _percent(right[mask]), "segments": int(mask.sum())}
+        {"position": position, "accuracy": _percent(right[mask]), "segments": int(mask.sum())}
         for position, mask in zip(POSITIONS, masks, strict=True)
     ]
 

@@ -22,6 +22,11 @@ Share = Annotated[float, Field(ge=-1e-6, le=1 + 1e-6)] | None
 Name = Annotated[str, Field(max_length=1000)]
 
 
+def _renamed(name: str, old: str) -> Any:
+    """A field that earlier versions wrote under an older name."""
+    return Field(validation_alias=AliasChoices(name, old))
+
+
 class _Part(BaseModel):
     # Strict: a text or a list in the place of a number is damage. What a newer version adds is passed over.
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
@@ -100,7 +105,7 @@ class _Second(_Part):
 
 
 class _Position(_Part):
-    place: Name
+    position: Annotated[Name, _renamed("position", "place")]
     accuracy: Percent
     segments: Count
 
@@ -113,7 +118,7 @@ class _Metrics(_Part):
     segments: Annotated[Count, Field(gt=0)]
     split: Name
     model: Name | None = None
-    localization: Annotated[str, Field(validation_alias=AliasChoices("localization", "reading"))]  # in words
+    localization: Annotated[str, _renamed("localization", "reading")]  # in words
     checkpoint: str
     epoch: Count | None
     data_root: FolderName
@@ -132,7 +137,7 @@ class _Metrics(_Part):
     per_category: list[_Category]
     by_event_length: list[_Length]
     by_second: list[_Second]
-    by_place: list[_Position]
+    by_position: Annotated[list[_Position], _renamed("by_position", "by_place")]
     confusion_matrix: list[list[Count]]
 
 

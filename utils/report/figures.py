@@ -120,10 +120,10 @@ def accuracy_by_time(metrics: dict[str, Any]) -> Figure:
     """Accuracy against the event's length, the second of the clip, and the position relative to the event."""
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3, sharey=True)
-    lengths, seconds, positions = metrics["by_event_length"], metrics["by_second"], metrics["by_place"]
+    lengths, seconds, positions = metrics["by_event_length"], metrics["by_second"], metrics["by_position"]
     _bars(left, [f"{row['seconds']}\n({row['clips']})" for row in lengths], lengths, "seconds of event (clips)")
     _bars(middle, [str(row["second"]) for row in seconds], seconds, "second of the clip")
-    _bars(right, [row["place"].replace(" ", "\n") for row in positions], positions, "position relative to the event")
+    _bars(right, [row["position"].replace(" ", "\n") for row in positions], positions, "position relative to the event")
     left.set(ylabel="accuracy, % of segments")
     for axes in (left, middle, right):
         axes.axhline(metrics["accuracy"], color=_RED, linewidth=1, linestyle="--", label="all segments")

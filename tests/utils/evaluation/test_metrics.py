@@ -92,8 +92,10 @@ def test_accuracy_along_time_by_hand() -> None:
     seconds = metrics.by_second(predicted, target, B)
     assert [row["accuracy"] for row in seconds] == pytest.approx([200 / 3, 200 / 3, 100, 100, 100, 200 / 3])
     assert [row["event_share"] for row in seconds] == pytest.approx([100 / 3, 0, 100 / 3, 100 / 3, 100 / 3, 0])
-    places = {row["place"]: (row["accuracy"], row["segments"]) for row in metrics.by_place(predicted, target, B)}
-    assert places == {
+    positions = {
+        row["position"]: (row["accuracy"], row["segments"]) for row in metrics.by_position(predicted, target, B)
+    }
+    assert positions == {
         "before": (50, 2),
         "first second": (50, 2),
         "inside": (100, 1),

@@ -110,8 +110,8 @@ function findings() {
   if (length && metrics.by_event_length.length > 1)
     said.push(["Hardest event length: ", seconds(length.seconds),
       ` (${percent(length.accuracy, 0)} % in ${plural(length.clips, "clip")}).`]);
-  const hardest = low(metrics.by_place.filter((row) => row.segments));
-  if (hardest) said.push(["Hardest position: ", POSITIONS[hardest.place] ?? hardest.place, ` (${percent(hardest.accuracy, 0)} % right).`]);
+  const hardest = low(metrics.by_position.filter((row) => row.segments));
+  if (hardest) said.push(["Hardest position: ", POSITIONS[hardest.position] ?? hardest.position, ` (${percent(hardest.accuracy, 0)} % right).`]);
   for (const [low, high, before, after] of [
     [60, Infinity, "Scores that tell events from background: ", ", where 50 is chance."],
     [45, 60, "Scores that hardly tell events from background: ", ", where 50 is chance."],
@@ -256,7 +256,7 @@ function time() {
       "Seconds of event in the clip; below, clips."),
     barChart("By second of the clip, %", metrics.by_second.map((row) => ({ name: row.second, small: percent(row.event_share, 0), accuracy: row.accuracy, note: `${percent(row.event_share, 0)} % events` })),
       "Second of the clip, from 0; below, the share of segments with an event, %."),
-    barChart("By position relative to the event, %", metrics.by_place.map((row) => ({ name: row.place, small: row.segments, accuracy: row.accuracy, note: plural(row.segments, "segment") })),
+    barChart("By position relative to the event, %", metrics.by_position.map((row) => ({ name: row.position, small: row.segments, accuracy: row.accuracy, note: plural(row.segments, "segment") })),
       "Background before, an event's first second, inside, its last second, background after; below, segments."),
   );
 }
