@@ -26,10 +26,10 @@ def main(argv: list[str] | None = None) -> None:
         loss = build_loss(config.model, config.train.loss_weights)
         localization = Localization(network)
         if options.evaluate:
-            path = find_checkpoint(options.resume, config.train.folder, network, config.supervision)
+            path, batches = find_checkpoint(options.resume, config.train.folder, network, config.supervision), {}
         else:
-            path = train(network, loss, localization, dataset, config, options)
-        evaluate_checkpoint(path, network, localization, dataset, config, options.output, write_report)
+            path, batches = train(network, loss, localization, dataset, config, options)
+        evaluate_checkpoint(path, network, localization, dataset, config, options.output, write_report, batches)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from dataset import files
 from dataset.ave import AVEDataset
 from dataset.check.folder import require_trainable
+from dataset.loading import Batches
 from dataset.trivial import leaked_clips, trivial_accuracies
 from model.localization import Localization
 from utils.base import processes
@@ -42,6 +43,7 @@ def evaluate_checkpoint(
     config: Config,
     output: str | None,
     report: Callable[[Path], None],
+    at_hand: Mapping[str, Batches] | None = None,
 ) -> None:
     """Evaluate a checkpoint on the split that the config names, write the results, and say where they are.
 
@@ -51,6 +53,7 @@ def evaluate_checkpoint(
         training_set: makes that split.
         output: the folder of the results; None: eval-SPLIT/ beside the checkpoint.
         report: writes what people look at into the folder with the results.
+        at_hand: batches of splits that a training has read already; where the split is among them it isn't read again.
 
     Raises UserError when the checkpoint or the data don't fit, the network's output isn't finite, or the results can't
     be written; an earlier evaluation in the folder is untouched then.
@@ -63,13 +66,18 @@ def evaluate_checkpoint(
         _log.info("the checkpoint holds no threshold for this localization: choosing one on the training split")
         _choose_threshold(network, localization, checkpoint, training_set(root, "train", dtype), config)
     require_trainable(root, None, (split,))
-    dataset = AVEDataset(root, split, dtype)
+    batches = (at_hand or {}).get(split)
+    if batches is not None and (batches.dataset.root, batches.dtype) != (root, dtype):
+        batches = None
+    dataset = AVEDataset(root, split, dtype) if batches is None else batches.dataset
     check_sizes(dataset, config.model)
     names = number_as_trained(dataset, checkpoint)
     check_localization(network, dataset, localization)
-    batches = batches_of({split: dataset}, config.data, {split: config.eval.test_batch_size}, device, seed=0)
+    if batches is None:
+        sizes = {split: config.eval.test_batch_size}
+        batches = batches_of({split: dataset}, config.data, sizes, device, seed=0)[split]
     try:
-        result = evaluate(network, batches[split], localization, config.train.precision, attention=True)
+        result = evaluate(network, batches, localization, config.train.precision, attention=True)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     metrics = _metrics(result, dataset, network, localization, checkpoint, config)

@@ -14,6 +14,7 @@ from dataset.ave import AVEDataset
 from dataset.check.folder import require_trainable
 from dataset.fingerprint import fingerprint
 from dataset.labels import category_names
+from dataset.loading import Batches
 from model.localization import Localization
 from utils.base import processes
 from utils.base.checkpoint import BEST, Checkpoint
@@ -42,8 +43,10 @@ def train(
     make_dataset: MakeDataset,
     config: Config,
     options: Options,
-) -> Path:
-    """Train, from the start or from the checkpoint that `options` name; returns the best checkpoint of the run.
+) -> tuple[Path, dict[str, Batches]]:
+    """Train, from the start or from the checkpoint that `options` name.
+
+    Returns the best checkpoint of the run, and the batches of the splits that it was evaluated on.
 
     Args:
         network: on its device.
@@ -74,7 +77,8 @@ def train(
         _fit(training, options, device)
     finally:
         recorder.close()
-    return config.train.folder / BEST
+    del batches["train"]  # their memory is free again
+    return config.train.folder / BEST, batches
 
 
 def _started_from(network: nn.Module, config: Config, options: Options) -> Checkpoint | None:

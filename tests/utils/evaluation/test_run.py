@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers_bad import MAINS
 
-from dataset import files
+from dataset import files, loading
 from utils.base.checkpoint import BEST, LAST, Checkpoint
 from utils.config.settings import SUPERVISED, WEAK
 from utils.evaluation import results
@@ -55,6 +55,22 @@ def evaluate(trained, tmp_path):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- The features ---
+
+
+@pytest.mark.parametrize("name", [SUPERVISED, WEAK])
+def test_a_run_reads_each_split_once_and_evaluates_as_later(trained, tmp_path, monkeypatch, name):
+    read, real = [], loading.read_clips
+    note = lambda data, *args, **kwargs: read.append(data.split) or real(data, *args, **kwargs)  # noqa: E731
+    monkeypatch.setattr(loading, "read_clips", note)
+    run = tmp_path / "run"
+    assert MAINS[name](["--config", str(trained[name].with_name("config.json")), "--snapshot_pref", str(run)]) == 0
+    assert sorted(read) == ["test", "train", "val"]
+    own = {file: (run / "eval-test" / file).read_text() for file in (results.METRICS, results.PREDICTIONS)}
+    assert MAINS[name](["--config", str(run / "config.json"), "--evaluate"]) == 0
+    assert own == {file: (run / "eval-test" / file).read_text() for file in own}
 
 
 # --- The folder ---
