@@ -1,7 +1,8 @@
 """From video files to a data folder: `python -m dataset.extract VIDEOS... --to DIR [--annotations FILE]`.
 
 A row of the folder is a video or, with annotations, a line of the annotation file whose id is a video's name
-without its ending. `dataset.extract.data_folder` does the work.
+without its ending. Videos without an event become the background-only clips of weakly supervised training.
+`dataset.extract.data_folder` does the work.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ def main(argv: list[str] | None = None) -> None:
         help="the data folder to make or go on with",
     )  # fmt: skip
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="lines of category&id&quality&start&end")
+    parser.add_argument(
+        "--background", nargs="+", type=Path, default=[], metavar="VIDEO",
+        help="videos, or folders of them, without an event: the background-only clips of weakly supervised training "
+        "(or lines of the category Background)",
+    )  # fmt: skip
     parser.add_argument("--seconds", type=int, default=SEGMENTS, help="segments of a clip (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="videos decoded ahead at once (default: %(default)s)")
     add_feature_flags(parser)
@@ -34,13 +40,15 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--workers {args.workers}: give at least 1")
     # Only now: a package of requirements-video.txt that is missing becomes a one-line error, and --help is quick.
     from dataset.extract import data_folder
+    from dataset.extract.store import Recipe
 
     vgg19, vggish = names_of_weights(args)
     data_folder.extract(
         args.videos,
+        args.background,
         args.to,
         args.annotations,
-        data_folder.Recipe(args.seconds, vgg19, vggish),
+        Recipe(args.seconds, vgg19, vggish),
         gpu=args.gpu,
         batch=args.batch_size,
         workers=args.workers,

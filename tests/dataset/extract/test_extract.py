@@ -21,6 +21,7 @@ pytest.importorskip("keras", reason="features need the packages of requirements-
 from made_features import generated_extractor
 from made_videos import moving_disc, steady, tone, write_video
 
+import weak_main
 from dataset import files, labels, writing
 from dataset.arrays import array_file, read_order
 from dataset.ave import AVEDataset
@@ -30,6 +31,7 @@ from dataset.extract import data_folder
 from dataset.extract.features import Features
 from dataset.extract.video import read_clip
 from model import build_model
+from utils.base.checkpoint import BEST, Checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under numpy 2
 
@@ -155,6 +157,52 @@ def test_lines_of_a_broken_video_are_dropped(tmp_path, videos, quick, annotation
     assert len(read(root, files.AUDIO)) == 4
 
 
+@pytest.fixture
+def quiet(videos):
+    """Two videos without an event, in a folder within the videos'."""
+    folder = videos / "quiet"
+    folder.mkdir()
+    for name in "xy":
+        write_video(folder / f"{name}.mp4", steady(4, 1), tone(4, 3, 4), picture=moving_disc, rate=1)
+    return folder
+
+
+@pytest.mark.parametrize("given_by", ["folder", "lines", "both"])
+def test_background_only_clips_have_files_of_their_own(tmp_path, videos, quiet, annotations, quick, capsys, given_by):
+    root, flags = tmp_path / "out", []
+    if given_by != "lines":
+        flags = ["--background", quiet]
+    if given_by != "folder":
+        annotations.write_text("Background&y&good&0&4\n" + LINES + "background&x&good&0&0\nBackground&y&good&0&4\n")
+    assert run(videos, "--to", root, "--annotations", annotations, *flags) == 0
+    said = capsys.readouterr().out
+    assert "4 clips of 4 segments and 2 background-only clips" in said
+    assert f"python -m dataset.check --data_root {root} --weak" in said
+    assert (root / files.ANNOTATIONS).read_text() == LINES
+    noisy = [read(root, name) for name in files.BACKGROUND_ONLY]
+    assert [array.shape for array in noisy] == [(2, 4, 7, 7, 512), (2, 4, 128), (2, 3)]
+    np.testing.assert_array_equal(noisy[2], [[0, 0, 1]] * 2)
+    record = json.loads((root / data_folder.RECORD).read_text())
+    assert [row["id"] for row in record["background_only"]] == (["x", "y"] if given_by == "folder" else ["y", "x"])
+    assert check_command.main(["--root", str(root), "--weak"]) == 0
+    assert "Weakly supervised training: can start" in capsys.readouterr().out
+
+    assert run(videos, "--to", root, "--annotations", annotations, *flags) == 0
+    assert QuickExtractor.made == 5, "each video once"
+    capsys.readouterr()
+    assert run(videos, "--to", root, "--annotations", root / files.ANNOTATIONS) == 2
+    assert "was made with background-only clips" in capsys.readouterr().err
+
+
+def test_weak_training_runs_on_what_was_made(tmp_path, videos, quiet, annotations, quick):
+    root, run_folder = tmp_path / "out", tmp_path / "run"
+    assert run(videos, "--to", root, "--annotations", annotations, "--background", quiet) == 0
+    settings = ["model.categories=2", "model.d_model=8", "train.n_epoch=1"]
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    assert weak_main.main(["--data_root", str(root), "--snapshot_pref", str(run_folder), "--gpu", "cpu", *flags]) == 0
+    assert Checkpoint.load(run_folder / BEST).categories == ["Dog", "Bell"]
+
+
 def test_it_goes_on_where_it_was(tmp_path, videos, quick, monkeypatch, capsys):
     root = tmp_path / "out"
 
@@ -233,6 +281,11 @@ def mistakes(tmp_path, videos, annotations):
     foreign.mkdir()
     (foreign / files.VISUAL).write_bytes(b"7.7 GB that took a night to download")
     out = ["--to", tmp_path / "out"]
+    both = tmp_path / "both.txt"
+    both.write_text(LINES + "Background&b&good&0&4\n")
+    no_event = tmp_path / "no_event.txt"
+    no_event.write_text("Background&b&good&0&4\n")
+    with_lines = [*out, "--annotations", annotations]
     return [
         ([tmp_path / "none.mp4", *out], "none.mp4: no such video"),
         ([empty, *out], "holds no video"),
@@ -241,6 +294,12 @@ def mistakes(tmp_path, videos, annotations):
         ([videos, *out, "--annotations", tmp_path / "none.txt"], "none.txt: no such file"),
         ([videos, *out, "--annotations", unknown], "names none of the 4 videos"),
         ([videos, *out, "--annotations", late], "ends at 9 s, but a clip has 4"),
+        ([videos, *out, "--annotations", both], "has an event of b (Bell), which is given as background only too"),
+        ([videos, *out, "--annotations", no_event], "has no event in the given videos"),
+        ([videos, *with_lines, "--background", other], "have the same name 'a'"),
+        ([videos, *with_lines, "--background", videos / "c.mp4"], "has an event of c (Dog)"),
+        ([videos, *with_lines, "--background", videos / "broken.mp4"], "none of the 1 background-only videos"),
+        ([videos / "c.mp4", *out, "--background", videos / "a.mp4"], "--background needs --annotations"),
         ([videos, "--to", foreign], "is there already and not from this command"),
         ([videos, *out, "--workers", "0"], "--workers 0"),
         ([videos, *out, "--batch_size", "0"], "--batch_size 0"),
