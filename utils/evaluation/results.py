@@ -138,3 +138,17 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     if not isinstance(metrics, dict):
         raise UserError(f"{path}: is damaged (no JSON object); evaluate again with supv_test.sh or weak_test.sh")
     return metrics
+
+
+def evaluations_of(run: Path, checkpoint: str, epoch: int | None) -> list[Path]:
+    """The folders in a run folder that hold an evaluation of one of its checkpoints, by the file's name and its epoch.
+
+    Raises UserError for a `metrics.json` that is none.
+    """
+    folders = [path.parent for path in sorted(run.glob(f"*/{METRICS}"))]
+    read = {folder: read_metrics(folder) for folder in folders}
+    return [
+        folder
+        for folder, metrics in read.items()
+        if Path(str(metrics.get("checkpoint"))).name == checkpoint and metrics.get("epoch") == epoch
+    ]

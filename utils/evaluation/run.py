@@ -14,6 +14,7 @@ from torch import nn
 from dataset import files
 from dataset.ave import AVEDataset
 from dataset.check.folder import require_trainable
+from dataset.fingerprint import fingerprint
 from dataset.loading import Batches
 from dataset.trivial import leaked_clips, trivial_accuracies
 from model.localization import Localization
@@ -84,6 +85,7 @@ def evaluate_checkpoint(
     folder = Path(output or path.parent / f"eval-{split}")
     if processes.rank() == 0:
         metrics["protocols"] = protocols.protocols(path.parent) if checkpoint.ours else None
+        metrics["data"] = fingerprint(root, weak=False)  # so that nobody compares it with one on other clips
         metrics |= detailed(result, names.categories)
         with results.replacing(folder) as new:
             results.write(new, metrics, result, dataset.rows, names)

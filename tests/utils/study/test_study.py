@@ -12,6 +12,7 @@ import sys
 
 import h5py
 import pytest
+from helpers_runs import pretend
 
 import weak_main
 from dataset import files, fingerprint
@@ -22,7 +23,7 @@ from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
 from utils.study import __main__ as study_command
 from utils.study import pool, table
 from utils.study.results import result_of
-from utils.study.runs import Run, Study
+from utils.study.runs import Study
 from utils.study.table import latex, markdown
 
 
@@ -43,19 +44,6 @@ def write_study(tiny_config, tmp_path):
         return str(path)
 
     return write
-
-
-def pretend(run: Run, epochs: list[tuple[float, float]], **train: object) -> None:
-    """Leave what a run leaves after epochs of these (val, test) accuracies."""
-    run.folder.mkdir(parents=True)
-    config = run.config.model_dump()
-    config["train"] |= train
-    (run.folder / "config.json").write_text(json.dumps(config))
-    lines = [
-        {"epoch": i, "val_accuracy": val, "test_accuracy": test, "seconds": 2.0 * i}
-        for i, (val, test) in enumerate(epochs, 1)
-    ]
-    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def one_line(capsys: pytest.CaptureFixture) -> str:

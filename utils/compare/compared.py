@@ -1,0 +1,125 @@
+"""What is compared: evaluations from their folders, the rows of studies over their seeds, all of the same clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dataset import fingerprint
+from utils.base.errors import UserError
+from utils.base.paths import project_path
+from utils.config.settings import MAINS
+from utils.evaluation.protocols import CHOOSING_SPLITS
+from utils.evaluation.results import evaluations_of, read_metrics
+from utils.evaluation.stored import Stored, read
+from utils.study.results import WEIGHTS, chosen_epochs, evaluation_folder, result_of
+from utils.study.runs import Run, Study
+
+
+class Compared(NamedTuple):
+    """One evaluation, or those of a study's row, a seed each."""
+
+    name: str
+    folders: list[Path]
+    evaluations: list[Stored]
+
+    def clip_scores(self) -> dict[str, np.ndarray]:
+        """Each clip's scores in percent by their names, [seeds, clips] each."""
+        every = [evaluation.clip_scores() for evaluation in self.evaluations]
+        return {name: np.stack([scores[name] for scores in every]) for name in every[0]}
+
+
+def read_all(paths: list[str], protocol: str) -> list[Compared]:
+    """What the command line names, in its order.
+
+    Args:
+        paths: of evaluations' folders and study files.
+        protocol: which weights of a study's runs, a name of CHOOSING_SPLITS.
+
+    Raises UserError for what is neither, and for a study without a finished run in one of its rows.
+    """
+    compared = []
+    for path in paths:
+        if Path(path).is_file():
+            rows = _rows(path, CHOOSING_SPLITS[protocol])
+            compared += rows if len(paths) == 1 else [row._replace(name=f"{path}: {row.name}") for row in rows]
+        else:
+            compared.append(Compared(path, [Path(path)], [read(Path(path))]))
+    names = [one.name for one in compared]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{twice[0]}: is named twice; name each evaluation once")
+    return compared
+
+
+def _rows(path: str, split: str) -> list[Compared]:
+    """The rows of a study, each with the seeds that are finished; `split` chose the epoch."""
+    study, folders = Study(path), dict[str, list[Path]]()
+    for run in study.runs:
+        folders.setdefault(run.name, [])
+        if result_of(run) is not None:
+            folders[run.name].append(_evaluation(run, split))
+    for name, found in folders.items():
+        if not found:
+            raise UserError(
+                f"{path}: no run of {name!r} is finished; run the study with `python -m utils.study {path}`"
+            )
+    return [Compared(name, found, [read(folder) for folder in found]) for name, found in folders.items()]
+
+
+def _evaluation(run: Run, split: str) -> Path:
+    """The evaluation, on the test split, of the weights of the epoch that `split` chose in a finished run."""
+    source = run.source or run
+    chosen, weights = chosen_epochs(source), WEIGHTS[split]
+    if split not in chosen:
+        raise UserError(f"{run.folder}: has no validation protocol, since its data have no val split")
+    if run.source is not None:
+        return evaluation_folder(run, split)
+    for folder in evaluations_of(run.folder, weights, chosen[split]["epoch"]):
+        metrics = read_metrics(folder)
+        if metrics.get("split") == "test" and metrics.get("localize", "authors") == run.config.eval.localize:
+            return folder
+    script = MAINS[run.config.supervision].replace("main.py", "test.sh")
+    raise UserError(
+        f"{run.folder}: holds no evaluation of its {weights} on the test split; make one with `bash {script} --config "
+        f"{run.folder / 'config.json'} --resume {run.folder / weights} --output {run.folder / f'eval-test-by-{split}'}`"
+    )
+
+
+def check_same_clips(compared: list[Compared]) -> None:
+    """Raise UserError where two evaluations are of different clips, or of the same clips of different data."""
+    every = [pair for one in compared for pair in zip(one.folders, one.evaluations, strict=True)]
+    first_folder, first = every[0]
+    for folder, other in every[1:]:
+        ours, theirs = _identity(other), _identity(first)
+        differing = [what for what in ours if ours[what] != theirs[what]] or _differing_data(folder, first_folder)
+        if differing:
+            raise UserError(
+                f"{folder}: is not of the clips that {first_folder} is of: it has other {differing[0]}; only "
+                f"evaluations of the same clips can be compared"
+            )
+
+
+def _identity(stored: Stored) -> dict[str, Any]:
+    """What evaluations of the same clips have in common, by what it is."""
+    metrics = stored.metrics
+    return {
+        "split": metrics["split"],
+        "categories": metrics["categories"],
+        "rows of the feature files": stored.rows.tolist(),
+        "ids": stored.ids,
+        "annotations": stored.target.tolist(),
+        "data (generated clips, or not)": metrics.get("generated", False),
+    }
+
+
+def _differing_data(folder: Path, first: Path) -> list[str]:
+    """How the data of two evaluations differ: by their fingerprints, or in earlier versions' files by their folders."""
+    ours, theirs = (read_metrics(path) for path in (folder, first))
+    prints = [metrics.get("data") for metrics in (ours, theirs)]
+    if all(isinstance(data, dict) for data in prints):
+        return [f"data ({what} is {here}, not {there})" for what, here, there in fingerprint.differences(*prints)]
+    roots = [metrics["data_root"] for metrics in (ours, theirs)]
+    same = project_path(roots[0]).resolve() == project_path(roots[1]).resolve()
+    return [] if same else [f"data (of {roots[0]}, not of {roots[1]})"]

@@ -1,0 +1,98 @@
+"""The tables of a comparison, as Markdown."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from utils.compare.compared import Compared
+from utils.evaluation.clip_scores import ACCURACY, SCORES, clip_categories
+from utils.evaluation.intervals import RESAMPLES, Interval, difference_interval, mean_interval
+from utils.evaluation.stored import Stored
+from utils.study.table import markdown
+
+GENERATED = "**Generated clips**: the numbers say whether the code learns, and nothing about a real data set."
+
+
+def comparison(compared: list[Compared]) -> str:
+    """Everything that is said of evaluations of the same clips; the first one is the base."""
+    metrics = compared[0].evaluations[0].metrics
+    scores = {one.name: one.clip_scores() for one in compared}
+    base, *others = scores
+    generated = [GENERATED] if metrics.get("generated") else []
+    parts = [
+        f"{metrics['clips']} clips of the {metrics['split']} split, each evaluation compared with {base}.",
+        *generated,
+        markdown(*_accuracies(scores)),
+        "Naming and timing apart, %:",
+        markdown(*_apart(scores)),
+    ]
+    for other in others:
+        table = _by_category(compared[0].evaluations[0], scores[other][ACCURACY], scores[base][ACCURACY])
+        parts += [f"{SCORES[ACCURACY].capitalize()} by category, %: {other} less {base}", markdown(*table)]
+    several = any(len(one.evaluations) > 1 for one in compared)
+    return "\n\n".join([*(part.rstrip("\n") for part in parts), _explained(several)])
+
+
+Scores = dict[str, np.ndarray]  # by name, [seeds, clips] each
+
+
+def _accuracies(every: dict[str, Scores]) -> tuple[list[str], list[list[str]]]:
+    base, *others = every
+    first = every[base][ACCURACY]
+    body = [[base, str(len(first)), with_interval(mean_interval(first)), "", "", "", ""]]
+    for name in others:
+        scores = every[name][ACCURACY]
+        line = [name, str(len(scores)), with_interval(mean_interval(scores))]
+        line += [with_interval(difference_interval(scores, first), "+"), *map(str, won_lost_tied(scores, first))]
+        body.append(line)
+    return ["evaluation", "seeds", f"{SCORES[ACCURACY]}, %", "difference", "clips won", "lost", "tied"], body
+
+
+def won_lost_tied(scores: np.ndarray, base: np.ndarray) -> tuple[int, int, int]:
+    """Clips of which `scores` has more right, fewer and as many as `base`, in the mean over seeds: [seeds, clips]."""
+    difference = (scores.mean(0) - base.mean(0)).round(6)  # means of the same numbers may differ in their last digits
+    return int((difference > 0).sum()), int((difference < 0).sum()), int((difference == 0).sum())
+
+
+def _apart(every: dict[str, Scores]) -> tuple[list[str], list[list[str]]]:
+    names = [name for name in SCORES if name != ACCURACY]
+    base, *others = every
+    body = [[base, *(_number(mean_interval(every[base][name]).value) for name in names)]]
+    for other in others:
+        pairs = [(every[other][name], every[base][name]) for name in names]
+        body.append([f"{other}, difference", *(with_interval(difference_interval(*pair), "+") for pair in pairs)])
+    return ["evaluation", *(SCORES[name] for name in names)], body
+
+
+def _by_category(stored: Stored, scores: np.ndarray, base: np.ndarray) -> tuple[list[str], list[list[str]]]:
+    """A row for each category that a clip's event has, and one of clips without an event where there are any."""
+    names = [*stored.metrics["categories"], "background"]
+    of_clip = clip_categories(stored.target, len(names) - 1)
+    body = []
+    for index in np.unique(of_clip):
+        ours, theirs = scores[:, of_clip == index], base[:, of_clip == index]
+        difference = with_interval(difference_interval(ours, theirs), "+")
+        body.append([names[index], f"{theirs.mean():.2f}", difference, *map(str, won_lost_tied(ours, theirs))])
+    return ["category", "the first", "difference", "clips won", "lost", "tied"], body
+
+
+def with_interval(interval: Interval, sign: str = "") -> str:
+    """A number and its interval; `sign` is "+" for a difference."""
+    value, low, high = interval
+    if low is None or high is None:
+        return _number(value, sign)
+    return f"{_number(value, sign)} ({_number(low, sign)} to {_number(high, sign)})"
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "none" if value is None else f"{round(value, 2) + 0.0:{sign}.2f}"  # + 0.0: not -0.00
+
+
+def _explained(several: bool) -> str:
+    """How to read the tables; `several`: an evaluation has more than one seed."""
+    drawn = "the same clips for all, and each one's seeds by themselves" if several else "the same clips for all"
+    return (
+        f"In brackets: 95 % intervals, by drawing with replacement {RESAMPLES:,} times: {drawn}. Where the interval of "
+        f"a difference holds 0, these clips do not tell the two apart; of twenty categories one leaves out 0 by "
+        f"chance. A clip is won where more of its segments are right{', in the mean over seeds' if several else ''}."
+    )
