@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic.fields import FieldInfo
 
 import model as networks
 from dataset.files import LABEL_REGIMES
@@ -47,15 +48,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class GenerateSettings(Settings):
     """Clips of a generated data set (see `dataset.synthetic`), made once if the data folder isn't there."""
 
-    train: PositiveInt
+    annotations: FolderName | None = None
+    """AVE's `Annotations.txt`, the three order files beside it: they say categories, event times and splits in place of
+    `train`, `val`, `test` and `categories`; null: times are made up."""
+    train: PositiveInt | None = None
     """Training clips."""
-    val: PositiveInt
+    val: PositiveInt | None = None
     """Validation clips."""
-    test: PositiveInt
+    test: PositiveInt | None = None
     """Test clips."""
-    background_only: PositiveInt
-    """Clips without an event, for weak training."""
-    categories: Width
+    background_only: PositiveInt | None = None
+    """Clips without an event, for weak training; null: 32, or AVE's 178 with `annotations`."""
+    categories: Width | None = None
     """Categories, background not counted; as `model.categories`."""
     grid: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field([7, 7])
     """H and W of the visual grid."""
@@ -65,6 +69,17 @@ class GenerateSettings(Settings):
     """Length of a segment's audio feature."""
     seed: Seed = 0
     """The same seed gives the same data."""
+
+    @model_validator(mode="after")
+    def _told_once(self) -> GenerateSettings:
+        """Raise where clips and categories are told by nobody, or twice."""
+        for name in ("train", "val", "test", "categories"):
+            told = getattr(self, name) is not None
+            if self.annotations is None and not told:
+                raise ValueError(f"{name!r} is missing; name it, or 'annotations' to generate AVE's own clips")
+            if self.annotations is not None and told:
+                raise ValueError(f"'annotations' says what {name!r} says; leave one of them out")
+        return self
 
 
 class DataSettings(Settings):
@@ -165,7 +180,7 @@ class Config(Settings):
     def _belong_together(self) -> Config:
         """Raise for settings that contradict each other, or whose effect somebody wanted and would not get."""
         generated = self.data.generate
-        if generated is not None and generated.categories != self.model.categories:
+        if generated is not None and generated.categories not in (None, self.model.categories):
             raise ValueError(
                 f"data.generate.categories is {generated.categories} and model.categories {self.model.categories}: "
                 f"set both to the same number"
@@ -225,8 +240,13 @@ def _every_loss_term() -> set[str]:
     return {term for name in networks.NETWORKS for term in networks.build_loss({"name": name}).weights}
 
 
+def _is_path(field: FieldInfo) -> bool:
+    options = [getattr(option, "__metadata__", ()) for option in get_args(field.annotation)]
+    return any(_FILE_NAME in metadata for metadata in (field.metadata, *options))
+
+
 KEYS = {key.name: key for key in declared(Config)}  # of `model` those that every network has
-PATHS = {name for name, field, _ in KEYS.values() if _FILE_NAME in field.metadata}
+PATHS = {name for name, field, _ in KEYS.values() if _is_path(field)}
 
 
 def declaration(name: str) -> Key:

@@ -38,6 +38,11 @@ class Evaluation(NamedTuple):
         """Percent of segments that are right."""
         return accuracy(self.segments, self.target)
 
+    @property
+    def clip_accuracy(self) -> Tensor:
+        """The same of each clip: [n] float64."""
+        return 100.0 * (self.segments == self.target).sum(1).double() / self.target.shape[1]
+
 
 @torch.inference_mode()
 def evaluate(

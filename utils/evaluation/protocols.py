@@ -17,6 +17,7 @@ from utils.base.text import require_file
 
 METRICS = "metrics.jsonl"  # of a run folder
 CHANCE = (45.0, 55.0)  # an AUC between these, in percent, is that of a score which separates nothing
+CLIPS = "test_accuracy_of_clips"  # percent of each clip of the test split; of an epoch that was the best so far
 CHOOSING_SPLITS = {"authors": "test", "validation": "val"}  # protocol -> the split that chooses its epoch
 _KEPT = ("epoch", "val_accuracy", "test_accuracy")
 
@@ -54,12 +55,18 @@ def _epoch(line: str) -> dict[str, Any] | None:
     return content if all(isinstance(content.get(key, 0), int | float) for key in _KEPT) else None
 
 
-def choose(best: dict[str, Chosen], epoch: Mapping[str, Any]) -> None:
-    """Note an epoch in `best`, which holds the best one so far for each split that chooses one, if it is better."""
+def choose(best: dict[str, Chosen], epoch: Mapping[str, Any]) -> bool:
+    """Note an epoch in `best`, which holds the best one so far for each split that chooses one, if it is better.
+
+    Returns whether it is, for any of them.
+    """
+    is_better = False
     for split in CHOOSING_SPLITS.values():
         accuracy = f"{split}_accuracy"
         if accuracy in epoch and (split not in best or epoch[accuracy] > best[split][accuracy]):
             best[split] = {key: epoch[key] for key in _KEPT if key in epoch}
+            is_better = True
+    return is_better
 
 
 def best_epochs(epochs: Iterable[Mapping[str, Any]]) -> dict[str, Chosen]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,11 @@ from dataset import fingerprint
 from utils.base.checkpoint import BEST, BEST_VAL, LAST, Checkpoint
 from utils.base.errors import UserError
 from utils.config import files as config_files
+from utils.config.settings import Config
 from utils.evaluation.protocols import Chosen, best_epochs, read_epochs
 from utils.evaluation.results import METRICS, read_metrics
 from utils.study.runs import Run
-from utils.training import provenance
+from utils.training import provenance, result
 
 # The weights of the epoch that a split chose: "test" by the authors' protocol, "val" by the validation protocol.
 WEIGHTS = {"test": BEST, "val": BEST_VAL}
@@ -58,10 +58,9 @@ def evaluation_folder(run: Run, split: str) -> Path:
 
 def check_settings(run: Run) -> None:
     """Raise UserError where a run's folder holds a run with other settings than the study has."""
-    path = run.folder / "config.json"
-    if not path.exists():
+    theirs = _stored_config(run.folder)
+    if theirs is None:
         return
-    theirs = config_files.build_stored(config_files.read_json(path), source=str(path))
     differing = config_files.difference(run.config, theirs, may_differ=["no", "going on"])
     if theirs.train.n_epoch < run.config.train.n_epoch:
         differing = [line for line in differing if not line.startswith("train.n_epoch")]
@@ -70,6 +69,14 @@ def check_settings(run: Run) -> None:
             f"{run.folder}: was run with other settings than the study has: {'; '.join(differing)}; remove the folder, "
             f"or give the study another output"
         )
+
+
+def _stored_config(folder: Path) -> Config | None:
+    """The config of the run in a folder; None where there is none."""
+    path, whole = folder / "config.json", result.read(folder)
+    if whole is not None:
+        return config_files.build_stored(whole.config, source=str(folder / result.FILE))
+    return config_files.build_stored(config_files.read_json(path), source=str(path)) if path.exists() else None
 
 
 def check_same_data(runs: list[Run]) -> None:
@@ -95,12 +102,20 @@ def check_same_data(runs: list[Run]) -> None:
 
 def _trained_on(folder: Path) -> dict[str, Any] | None:
     """The fingerprint of a run's data; None where there is no run, or one of an early version that didn't note it."""
-    last = folder / LAST
+    last, whole = folder / LAST, result.read(folder)
+    if whole is not None:
+        return whole.data
     return provenance.read(folder).get("data") or (_header_of(last).data if last.exists() else None)
 
 
 def _trained(run: Run) -> Result | None:
     check_settings(run)
+    whole = result.read(run.folder)
+    if whole is not None:
+        best = whole.protocols
+        if whole.config["train"]["n_epoch"] < run.config.train.n_epoch:
+            return None
+        return Result(best.authors.test_accuracy, best.validation and best.validation.test_accuracy, whole.seconds)
     epochs = _saved_epochs(run.folder)
     best = best_epochs(epochs)
     if "test" not in best or epochs[-1]["epoch"] < run.config.train.n_epoch:
@@ -109,11 +124,10 @@ def _trained(run: Run) -> Result | None:
         weights = run.folder / WEIGHTS[split]
         if weights.exists() and _header_of(weights).epoch != chosen["epoch"]:
             return None  # a kill came between the last epoch and its weights: the run mends that when it goes on
-    seconds = [number for epoch in epochs if isinstance(number := epoch.get("seconds"), int | float)]
     return Result(
         authors=best["test"]["test_accuracy"],
         validation=best["val"]["test_accuracy"] if "val" in best else None,
-        seconds=statistics.mean(seconds) if seconds else None,
+        seconds=result.seconds_per_epoch(epochs),
     )
 
 

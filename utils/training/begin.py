@@ -13,6 +13,7 @@ from dataset.synthetic import generate
 from utils.base import processes
 from utils.base.devices import choose_device, named_gpus
 from utils.base.memory import keep_freed_memory
+from utils.base.paths import project_path
 from utils.config.settings import Config, DataSettings
 from utils.training import launching
 from utils.training.randomness import seed_everything
@@ -50,5 +51,9 @@ def begin(config: Config, gpu: str | None) -> Iterator[torch.device]:
 
 def generate_once(settings: DataSettings) -> None:
     """Generate the data set that a config describes, unless it is there already."""
-    if settings.generate is not None:
-        generate.generate(settings.folder, generate.Settings(**settings.generate.model_dump()))
+    if settings.generate is None:
+        return
+    given = settings.generate.model_dump(exclude_none=True)
+    if "annotations" in given:
+        given["annotations"] = project_path(given["annotations"])
+    generate.generate(settings.folder, generate.Settings(**given))

@@ -53,7 +53,8 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
                         training.save({"epoch": training.position.epoch})
                         _stop(training)
                     metrics |= _evaluated(training, epoch, split)
-                protocols.choose(training.position.best, metrics)
+                if not protocols.choose(training.position.best, metrics):
+                    del metrics[protocols.CLIPS]  # no protocol will choose this epoch
             metrics["seconds"] = training.seconds()
             training.scheduler.step()
             training.begin_after(epoch)
@@ -71,7 +72,7 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
 def _evaluated(training: Training, epoch: int, split: str) -> dict[str, Any]:
     """Evaluate a split: its accuracy, and the AUC of each of the network's scores against its segment labels, if any.
 
-    Also records how each score is distributed.
+    Of the test split also the accuracy of each clip. Records how each score is distributed.
     """
     batches = training.batches[split]
     result = evaluate(training.network, batches, training.localization, training.config.train.precision)
@@ -79,7 +80,8 @@ def _evaluated(training: Training, epoch: int, split: str) -> dict[str, Any]:
     training.recorder.histograms({f"{split}/{name}": score for name, score in result.scores.items()}, step)
     is_event = (result.target != batches.dataset.categories).numpy()
     auc = {name: separation(score.numpy(), is_event)["auc"] for name, score in result.scores.items()}
-    return {f"{split}_accuracy": result.accuracy, **({f"{split}_auc": auc} if auc else {})}
+    of_clips = {protocols.CLIPS: result.clip_accuracy.tolist()} if split == "test" else {}
+    return {f"{split}_accuracy": result.accuracy, **({f"{split}_auc": auc} if auc else {}), **of_clips}
 
 
 def train_one_epoch(training: Training, epoch: int, stop: StopRequest) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from utils.base.locks import hold
 from utils.base.nested import flat
 from utils.base.output import MessageFormatter, MessageHandler
 from utils.config.settings import Config
-from utils.evaluation.protocols import METRICS, read_epochs
-from utils.training import provenance
+from utils.evaluation.protocols import METRICS, Chosen, read_epochs
+from utils.training import provenance, result
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ class Recorder:
             f"--snapshot_pref",
         )
         self._writer: SummaryWriter | None = None
+        self._start: dict[str, Any] = {}
         try:
             self._earlier_starts = [] if new else provenance.read(self.folder).get("starts", [])
             if new:
@@ -91,6 +92,9 @@ class Recorder:
             epochs_done, steps_done: where the run goes on, both counted from its first; 0 for a new one.
         """
         kept = [epoch for epoch in read_epochs(self.folder) if epoch["epoch"] <= epochs_done] if epochs_done else []
+        self._start = start
+        with writing(self.folder):
+            (self.folder / result.FILE).unlink(missing_ok=True)  # of a run that was finished, and isn't any more
         write_text(self.folder / "config.json", json.dumps(config.model_dump(), indent=2) + "\n")
         made_with = {"data": self.data, "starts": [*self._earlier_starts, start]}
         write_text(self.folder / provenance.FILE, json.dumps(made_with, indent=2) + "\n")
@@ -130,8 +134,18 @@ class Recorder:
             for name, numbers in values.items():
                 self._writer.add_histogram(name, numbers, step)
 
-    def outcome(self, config: Config, accuracies: dict[str, float], steps_done: int) -> None:
-        """Add a finished run's settings and what came of them to TensorBoard's HParams, where runs compare."""
+    def outcome(self, config: Config, best: dict[str, Chosen], steps_done: int) -> None:
+        """Write a finished run's `result.json`, and its settings and accuracies to TensorBoard's HParams.
+
+        Args:
+            best: the epoch that each choosing split chose.
+        """
+        result.write(self.folder, config, self.data, self._start, best)
+        accuracies = {"authors_protocol/test_accuracy": best["test"]["test_accuracy"]}
+        if "val" in best:
+            accuracies |= {
+                f"validation_protocol/{split}_accuracy": best["val"][f"{split}_accuracy"] for split in ("test", "val")
+            }
         settings = {name: _hparam(value) for name, value in flat(config.model_dump()).items()}
         with writing(self.folder):
             # One step past the last: a run that goes on purges it, and has its own to tell.
@@ -159,7 +173,7 @@ class Recorder:
                 f"{self.folder}: holds a run already ({len(read_epochs(self.folder))} epochs); go on with it by "
                 f"--resume last, or choose another folder with --snapshot_pref"
             )
-        for name in (BEST, BEST_VAL):
+        for name in (BEST, BEST_VAL, result.FILE):
             if (self.folder / name).exists():
                 raise UserError(
                     f"{self.folder / name}: would be overwritten by a new run; move it away, or choose another folder "
@@ -183,7 +197,7 @@ class SilentRecorder:
 
     def histograms(self, values: dict[str, Tensor], step: int) -> None: ...
 
-    def outcome(self, config: Config, accuracies: dict[str, float], steps_done: int) -> None: ...
+    def outcome(self, config: Config, best: dict[str, Chosen], steps_done: int) -> None: ...
 
     def flush(self) -> None: ...
 

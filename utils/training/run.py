@@ -126,12 +126,7 @@ def _fit(training: Training, options: Options, device: torch.device) -> None:
         f"{len(batches['train'].dataset)} clips; everything is recorded in {recorder.folder}"
     )
     best = fit(training)
-    accuracies = {"authors_protocol/test_accuracy": best["test"]["test_accuracy"]}
-    if "val" in best:
-        accuracies |= {
-            f"validation_protocol/{split}_accuracy": best["val"][f"{split}_accuracy"] for split in ("test", "val")
-        }
-    recorder.outcome(config, accuracies, training.position.epoch * steps)
+    recorder.outcome(config, best, training.position.epoch * steps)
     for line in protocols.in_words(best):
         _log.info(line)
     if useless := protocols.useless_scores(recorder.folder, best):

@@ -10,7 +10,7 @@ from conftest import ROOT
 from model import network_settings
 from utils.base.errors import UserError
 from utils.config import files as config_files
-from utils.config.settings import SUPERVISED, WEAK
+from utils.config.settings import SUPERVISED, WEAK, Config
 
 CONFIGS = ROOT / "configs"
 
@@ -135,3 +135,19 @@ def test_a_config_is_made_of_a_networks_settings_too():
     """Not only of JSON: the recipe is the network's all the same."""
     settings = network_settings({"name": WEAK})
     assert config_files.build({"model": settings}, "settings") == config_files.build({"model": {"name": WEAK}}, "JSON")
+
+
+def test_clips_are_generated_from_annotations_or_from_numbers():
+    numbers = {"train": 3, "val": 2, "test": 2, "categories": 3}
+
+    def config(generate: dict) -> Config:
+        sections = {"model": {"name": SUPERVISED, "categories": 3}, "data": {"generate": generate}}
+        return config_files.build(sections, source="mine.json")
+
+    assert config(numbers).data.generate.annotations is None
+    assert config({"annotations": "data/Annotations.txt"}).data.generate.train is None
+    for name in numbers:
+        with pytest.raises(UserError, match=f"mine.json: .*{name!r} is missing; name it, or 'annotations'"):
+            config({key: value for key, value in numbers.items() if key != name})
+        with pytest.raises(UserError, match=f"'annotations' says what {name!r} says"):
+            config({"annotations": "data/Annotations.txt", name: numbers[name]})

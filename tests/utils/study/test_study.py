@@ -23,8 +23,9 @@ from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
 from utils.study import __main__ as study_command
 from utils.study import pool, table
 from utils.study.results import result_of
-from utils.study.runs import Study
+from utils.study.runs import Run, Study
 from utils.study.table import latex, markdown
+from utils.training import result
 
 
 @pytest.fixture
@@ -44,6 +45,24 @@ def write_study(tiny_config, tmp_path):
         return str(path)
 
     return write
+
+
+def write_result(run: Run, authors: float, validation: float | None, **changes: object) -> None:
+    """Leave the `result.json` of a run alone."""
+    chosen = [accuracy and {"epoch": 1, "test_accuracy": accuracy} for accuracy in (authors, validation)]
+    values = {
+        "network": run.config.model.name,
+        "supervision": run.config.supervision,
+        "label_regime": run.config.label_regime,
+        "generated": True,
+        "protocols": dict(zip(("authors", "validation"), chosen, strict=True)),
+        "seconds": 2.0,
+        "config": run.config.model_dump(),
+        "data": fingerprint.fingerprint(run.config.data.folder, weak=run.config.supervision == "weak"),
+        "start": {},
+    }
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / result.FILE).write_text(json.dumps({**values, **changes}))
 
 
 def one_line(capsys: pytest.CaptureFixture) -> str:
@@ -127,6 +146,32 @@ def test_results_of_other_settings_are_refused(write_study):
     pretend(run, [(50.0, 60.0), (60.0, 60.0)], lr=0.1)
     with pytest.raises(UserError, match=r"train\.lr"):
         result_of(run)
+
+
+def test_the_result_files_of_runs_are_enough_for_a_table(write_study, tiny_data):
+    path = write_study(set={"train": {"n_epoch": 1}})
+    first, second = Study(path).runs
+    write_result(first, 60.0, 50.0)
+    assert result_of(first) == (60.0, 50.0, 2.0)
+    assert result_of(second) is None
+    write_result(second, 70.0, None)
+    assert result_of(second) == (70.0, None, 2.0)
+    longer = write_study(set={"train": {"n_epoch": 2}})
+    assert [result_of(run) for run in Study(longer).runs] == [None, None]
+
+    other = second.config.model_dump()
+    other["train"]["lr"] = 0.1
+    write_result(second, 70.0, 50.0, config=other)
+    with pytest.raises(UserError, match=r"train\.lr"):
+        result_of(second)
+    data = fingerprint.fingerprint(tiny_data, weak=False)
+    data[files.LABELS] = {**data[files.LABELS], "sha256": "0"}
+    write_result(second, 70.0, 50.0, data=data)
+    with pytest.raises(UserError, match=f"was trained on other data than .*: {files.LABELS}"):
+        table.table([Study(path)])
+    (second.folder / result.FILE).write_text("{")
+    with pytest.raises(UserError, match=result.FILE):
+        table.table([Study(path)])
 
 
 def test_studies_side_by_side(write_study, tiny_config, tmp_path):

@@ -1,0 +1,116 @@
+"""`result.json` of a run folder: what came of a finished run, with all that says which run it was.
+
+It can be handed on by itself: the tables of `utils.study` are made of these files. Runs of early versions have none.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dataset import files
+from dataset.files import LABEL_REGIMES
+from utils.base.atomic import write_text
+from utils.base.errors import UserError
+from utils.base.text import read_json
+from utils.config.settings import Config
+from utils.evaluation.protocols import CHOOSING_SPLITS, CLIPS, METRICS, Chosen, read_epochs
+
+FILE = "result.json"
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class ChosenEpoch(BaseModel):
+    """The epoch that a protocol chose, with its accuracies in percent."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    epoch: Annotated[int, Field(ge=1)]
+    test_accuracy: Percent
+    val_accuracy: Percent | None = None  # None: the data have no val split
+    test_accuracy_of_clips: list[Percent] | None = None  # in the split's order; None: not noted by an early version
+
+    @model_validator(mode="after")
+    def _of_one_evaluation(self) -> ChosenEpoch:
+        clips = self.test_accuracy_of_clips
+        if clips is not None and (not clips or abs(statistics.mean(clips) - self.test_accuracy) > 1e-6):
+            raise ValueError(f"the clips' accuracies don't have the mean {self.test_accuracy}")
+        return self
+
+
+class Protocols(BaseModel):
+    """What each protocol chose of a run."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    authors: ChosenEpoch  # best epoch on the test split
+    validation: ChosenEpoch | None  # best epoch on the val split; None: the data have no val split
+
+
+class RunResult(BaseModel):
+    """The content of `result.json`."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    network: str  # a name of `model.NETWORKS`
+    supervision: Literal["full", "weak"]
+    label_regime: Literal[tuple(LABEL_REGIMES)] | None  # what a weak network learned from
+    generated: bool  # whether its clips were generated: then no number here is one of AVE
+    protocols: Protocols
+    seconds: Annotated[float, Field(ge=0)] | None  # mean of an epoch, its evaluations included
+    config: dict[str, Any]  # as resolved
+    data: dict[str, Any]  # fingerprint, see `dataset.fingerprint`
+    start: dict[str, Any]  # how the process computed that finished it, see `provenance.this_start`
+
+
+def write(folder: Path, config: Config, data: dict[str, Any], start: dict[str, Any], best: dict[str, Chosen]) -> None:
+    """Write `result.json` of a run that has come to its last epoch.
+
+    Args:
+        best: the epoch that each choosing split chose, see `utils.evaluation.protocols`.
+    """
+    epochs = read_epochs(folder)
+    clips = {epoch["epoch"]: epoch.get(CLIPS) for epoch in epochs}
+    chosen = {split: {**epoch, CLIPS: clips.get(epoch["epoch"])} for split, epoch in best.items()}
+    values = dict(
+        network=config.model.name,
+        supervision=config.supervision,
+        label_regime=config.label_regime,
+        generated=(config.data.folder / files.GENERATED).exists(),
+        protocols={protocol: chosen.get(split) for protocol, split in CHOOSING_SPLITS.items()},
+        seconds=seconds_per_epoch(epochs),
+        config=config.model_dump(),
+        data=data,
+        start=start,
+    )
+    content = _validated(values, folder / METRICS, "restore the file and go on by --resume last")
+    write_text(folder / FILE, json.dumps(content.model_dump()) + "\n")
+
+
+def seconds_per_epoch(epochs: list[dict[str, Any]]) -> float | None:
+    """Their mean, evaluations included; None where no epoch says it."""
+    seconds = [number for epoch in epochs if isinstance(number := epoch.get("seconds"), int | float)]
+    return statistics.mean(seconds) if seconds else None
+
+
+def read(folder: Path) -> RunResult | None:
+    """`result.json` of a run folder; None where there is none. Raises UserError where it is damaged."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    return _validated(read_json(path), path, "put the file back as its run wrote it")
+
+
+def _validated(values: Any, path: Path, advice: str) -> RunResult:
+    """Raises UserError that names the file that the values are from."""
+    try:
+        return RunResult.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise UserError(f"{path}: is damaged ({key or 'the file'}: {problem['msg']}); {advice}") from None
