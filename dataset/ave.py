@@ -141,16 +141,18 @@ class WeakAVEDataset(AVEDataset):
         self.label_regime = label_regime
         super().__init__(root, split, dtype)
         self.clips_with_event = len(self.rows)
-        if split == "train" and files.NOISY_VISUAL in files.LABEL_REGIMES[label_regime]:
+        if split == "train" and files.NOISY_VISUAL in files.LABEL_REGIMES[label_regime].reads:
             self._append_background_only()
 
     def _labels(self) -> np.ndarray:
         if self.split != "train":
             return labels.segment_labels(self.root)
-        of_clips = files.CLIP_LABELS in files.LABEL_REGIMES[self.label_regime]
+        of_clips = files.CLIP_LABELS in files.LABEL_REGIMES[self.label_regime].reads
         return labels.clip_labels(self.root) if of_clips else labels.segment_shares(self.root)
 
     def _append_background_only(self) -> None:
+        if absent := [name for name in files.BACKGROUND_ONLY if not os.path.lexists(self.root / name)]:
+            raise UserError(f"{self.root / absent[0]}: {files.NO_BACKGROUND_ONLY}")
         background = feature_pair(self.root / files.NOISY_VISUAL, self.root / files.NOISY_AUDIO)
         for file, other in zip(background, self.sources[0], strict=True):
             if file.shape[1:] != other.shape[1:]:

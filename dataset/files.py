@@ -18,6 +18,7 @@ N clips, T segments of one second, an H x W grid, C categories. Names, keys and 
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 from utils.base.errors import UserError
 
@@ -42,15 +43,34 @@ SPLITS = ("train", "val", "test")
 ORDERS = tuple(f"{split}_order.h5" for split in SPLITS)
 BACKGROUND_ONLY = (NOISY_VISUAL, NOISY_AUDIO, NOISY_LABELS)
 WEAK_FILES = (CLIP_LABELS, *BACKGROUND_ONLY)
-# "Weakly supervised" is several tasks. What `data.label_regime` may say -> what training then reads of WEAK_FILES:
+
+
+class LabelRegime(NamedTuple):
+    """What a weakly supervised training learns from: in words, for results, and which of WEAK_FILES it reads."""
+
+    words: str
+    reads: tuple[str, ...]
+
+
+# "Weakly supervised" is several tasks in this field. What `data.label_regime` may say:
 LABEL_REGIMES = {
-    "clips_with_background": WEAK_FILES,  # labels of clips, background-only clips among them (AVEL, CMRAN, CMBS)
-    "clips": (CLIP_LABELS,),  # labels of clips, none of which is background only
-    "segment_shares": BACKGROUND_ONLY,  # of how many of a clip's segments each label is: how long its event is (PSP)
+    # AVEL, CMRAN, CMBS
+    "clips_with_background": LabelRegime("clip labels with background-only clips", WEAK_FILES),
+    # CPSP, VGGSound-AVEL
+    "clips": LabelRegime("clip labels without background-only clips", (CLIP_LABELS,)),
+    # PSP
+    "segment_shares": LabelRegime(
+        "the shares of each clip's segments, which tell how long its event lasts, with background-only clips",
+        BACKGROUND_ONLY,
+    ),
 }
 TEXTS = (ANNOTATIONS, CATEGORIES)
 EVERY_FILE = (VISUAL, AUDIO, LABELS, *TEXTS, *ORDERS, *WEAK_FILES)
 
+NO_BACKGROUND_ONLY = (
+    "no such file, and weak training learns from background-only clips too; get AVE's with `python -m dataset.download "
+    "--weak`, or train without such clips, with --set data.label_regime=clips"
+)
 WHY_WEB_PAGE = (
     "not the file itself (Google Drive sends such a page when the file's download quota is used up or it is "
     "not shared any more)"
@@ -78,6 +98,12 @@ def require_folder(root: str | os.PathLike) -> None:
         raise UserError(f"{root}: no such folder; {HOW_TO_GET_DATA}")
     if not os.access(root, os.R_OK | os.X_OK):
         raise UserError(f"{root}: you have no permission to read this folder; change its permissions")
+
+
+def read_with(label_regime: str | None) -> tuple[str, ...]:
+    """Those of EVERY_FILE that a run reads: by its label regime, or under full supervision (None)."""
+    weak = LABEL_REGIMES[label_regime].reads if label_regime else ()
+    return tuple(name for name in EVERY_FILE if name in weak or name not in WEAK_FILES)
 
 
 def order_file(split: str) -> str:

@@ -30,15 +30,15 @@ _TIME = "modified"
 Fingerprint = dict[str, dict[str, Any]]
 
 
-def fingerprint(root: str | os.PathLike, weak: bool) -> Fingerprint:
-    """The fingerprint of the files of a data folder that a setting reads.
+def fingerprint(root: str | os.PathLike, label_regime: str | None) -> Fingerprint:
+    """The fingerprint of the files of a data folder that a run reads, by its label regime (None: supervised).
 
     Raises UserError (see `dataset.arrays`) for a file that is not what its name says.
     """
     prints: Fingerprint = {}
-    for name in files.EVERY_FILE:
+    for name in files.read_with(label_regime):
         path = Path(root) / name
-        if (name in files.WEAK_FILES and not weak) or not path.exists():
+        if not path.exists():
             continue
         prints[name] = _content(path)
         if name not in files.TEXTS:
@@ -47,6 +47,11 @@ def fingerprint(root: str | os.PathLike, weak: bool) -> Fingerprint:
             if array.values_in != path:
                 prints[name] |= {f"linked {key}": value for key, value in _content(array.values_in).items()}
     return prints
+
+
+def of_files_read(prints: Mapping[str, Any], label_regime: str | None) -> Mapping[str, Any]:
+    """A fingerprint without the files that a run doesn't read; earlier versions noted some of these too."""
+    return {name: values for name, values in prints.items() if name in files.read_with(label_regime)}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

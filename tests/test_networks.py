@@ -91,12 +91,18 @@ def test_a_checkpoint_of_cace_is_evaluated_in_its_own_phase(n_epoch, early, tiny
 
 
 @pytest.mark.parametrize("regime", LABEL_REGIMES)
-def test_a_weak_result_says_what_it_learned_from(regime, tiny_config, tmp_path):
+def test_a_weak_result_says_what_it_learned_from(regime, tiny_config, tmp_path, capsys):
     def arguments(regime: str) -> list[str]:
         sections = {"model": settings_of("psp_weak"), "train": {"n_epoch": 1}, "data": {"label_regime": regime}}
         return ["--config", str(tiny_config("psp_weak", **sections)), "--gpu", "cpu"]
 
     assert weak_main.main(arguments(regime)) == EXIT_DONE
+    words = LABEL_REGIMES[regime].words
+    said = capsys.readouterr().out
+    assert f"weak supervision: it learns from {words}\n" in said
+    assert f"weak supervision: it learned from {words} ({regime})" in said.splitlines()[-4:]
+    embedded = json.dumps({"learned_from": words}, separators=(",", ":"))[1:-1]
+    assert embedded in (tmp_path / "run" / "eval-test" / "report.html").read_text()
     # What the run learned from, whatever the evaluation's own config says.
     assert weak_main.main([*arguments("clips"), "--evaluate"]) == EXIT_DONE
     metrics = json.loads((tmp_path / "run" / "eval-test" / "metrics.json").read_text())

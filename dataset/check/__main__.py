@@ -1,4 +1,4 @@
-"""Whether a data folder can be trained on: `python -m dataset.check [--data_root data] [--weak]`.
+"""Whether a data folder can be trained on: `python -m dataset.check [--data_root data] [--weak [LABEL_REGIME]]`.
 
 `require_trainable` runs the cheap checks of `dataset.check.folder` when a training starts; the command shows
 them as a table, a row a file, and also reads the feature files from end to end for values that aren't
@@ -17,6 +17,8 @@ from dataset.check.scan import scan
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
 from utils.base.paths import project_path
+
+WEAK = next(iter(files.LABEL_REGIMES))  # the label regime of the field's weak networks, and the default
 
 
 def _table(reports: dict[str, FileReport]) -> Iterator[str]:
@@ -47,8 +49,10 @@ def main(argv: list[str] | None = None) -> None:
         help="the data folder (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--weak", action="store_true", help="can weakly supervised training start? (default: supervised)"
-    )
+        "--weak", nargs="?", const=WEAK, choices=files.LABEL_REGIMES, metavar="LABEL_REGIME",
+        help=f"can weakly supervised training start? (default: supervised; of {', '.join(files.LABEL_REGIMES)} as "
+        f"data.label_regime the first)",
+    )  # fmt: skip
     args = parser.parse_args(argv)
 
     reports = check_folder(args.root)
@@ -62,11 +66,15 @@ def main(argv: list[str] | None = None) -> None:
             report.finite = not found
             report.problems += found
     print(*_table(reports), sep="\n")
-    for_supervised, for_weak = problems(reports, None), problems(reports, "clips_with_background")
+    for_supervised, for_weak = problems(reports, None), problems(reports, args.weak or WEAK)
     _print_list("Problems", for_supervised)
     _print_list("Problems for weakly supervised training alone", [p for p in for_weak if p not in for_supervised])
     _print_list("Worth knowing", [note for report in reports.values() for note in report.notes])
     print(f"\nSupervised training: {_verdict(for_supervised)}\nWeakly supervised training: {_verdict(for_weak)}")
+    if for_weak:
+        for regime, (words, _) in files.LABEL_REGIMES.items():
+            if not problems(reports, regime):
+                print(f"- by {words} (--set data.label_regime={regime}): can start")
     if found := for_weak if args.weak else for_supervised:
         others = f" (and {len(found) - 1} more, see the list)" if len(found) > 1 else ""
         raise UserError(f"{found[0]}{others}")

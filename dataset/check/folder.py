@@ -156,6 +156,9 @@ class _Folder:
         if name in (files.LABELS, files.CLIP_LABELS) and self.reports[files.ANNOTATIONS].present:
             self._note(name, f"not there, so its labels follow from {files.ANNOTATIONS}")
             return False
+        if name in files.BACKGROUND_ONLY:
+            self._problem(name, files.NO_BACKGROUND_ONLY)
+            return False
         if name == files.order_file("val"):
             self._note(name, "not there, so there is no validation protocol")
         return name not in files.ORDERS or name in self.wanted_orders
@@ -335,12 +338,10 @@ def require_trainable(
     reports = check_folder(root, splits)
     found = problems(reports, label_regime)
     if found:
-        absent = [name for name in files.BACKGROUND_ONLY if not reports[name].present]
-        without = absent and found[0] == reports[absent[0]].problems[0]
-        raise UserError(f"{found[0]}; or train without such clips: data.label_regime = clips" if without else found[0])
+        raise UserError(found[0])
 
 
 def problems(reports: dict[str, FileReport], label_regime: str | None) -> list[str]:
     """The problems that matter for a run (see `require_trainable`), in the order of the files."""
-    unread = set(files.WEAK_FILES).difference(files.LABEL_REGIMES[label_regime] if label_regime else ())
-    return [line for name, report in reports.items() if name not in unread for line in report.problems]
+    read = files.read_with(label_regime)
+    return [line for name, report in reports.items() if name in read for line in report.problems]

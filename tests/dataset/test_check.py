@@ -226,12 +226,17 @@ def test_a_weak_file_matters_to_weakly_supervised_training_alone(folder, capsys,
         require_trainable(folder, "clips_with_background")
 
 
-def test_a_label_regime_needs_its_own_files_only(folder):
+def test_a_label_regime_needs_its_own_files_only(folder, capsys):
     for name in files.BACKGROUND_ONLY:
         (folder / name).unlink()
+    code, out, err = check_main(capsys, folder, "--weak")
+    assert code == 2
+    assert "or train without such clips" in err
+    assert "- by clip labels without background-only clips (--set data.label_regime=clips): can start" in out
+    assert check_main(capsys, folder, "--weak", "clips")[0] == 0
     require_trainable(folder, "clips")
     for regime in ("clips_with_background", "segment_shares"):
-        with pytest.raises(UserError, match=r"visual_feature_noisy\.h5.*; or train without .*label_regime = clips"):
+        with pytest.raises(UserError, match=r"visual_feature_noisy\.h5.* or train without .*label_regime=clips"):
             require_trainable(folder, regime)
     (folder / files.CLIP_LABELS).unlink()
     (folder / files.ANNOTATIONS).unlink()

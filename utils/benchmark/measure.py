@@ -256,7 +256,8 @@ def _random_batch(config: Config, device: torch.device, dtype: torch.dtype) -> B
 def _timed_loading(task: Task, device: torch.device, splits: Sequence[str], row: Row) -> dict[str, Batches]:
     start = timer()
     kind = AVEDataset if task.config.supervision == "full" else WeakAVEDataset
-    datasets = {split: kind(task.data_root, split, dtype_of(task.variant.precision)) for split in splits}
+    regime = {} if task.config.supervision == "full" else {"label_regime": task.config.label_regime}
+    datasets = {split: kind(task.data_root, split, dtype_of(task.variant.precision), **regime) for split in splits}
     check_sizes(datasets[splits[0]], task.config.model)
     sizes = {split: task.config.eval.test_batch_size for split in splits} | {"train": task.config.train.batch_size}
     data = task.config.data.model_copy(update={"placement": task.variant.placement})

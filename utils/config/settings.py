@@ -93,7 +93,7 @@ class DataSettings(Settings):
     device, host and stream that fits."""
     workers: Annotated[int, Field(ge=0, le=256), Key(may_differ="always")] = 2
     """Threads that read the features; with `loader`: worker processes."""
-    label_regime: Annotated[Literal[tuple(LABEL_REGIMES)], Key(training_only=True)] = "clips_with_background"
+    label_regime: Literal[tuple(LABEL_REGIMES)] = "clips_with_background"
     """Weak supervision only: what training learns from. `clips_with_background`: labels of clips, background-only clips
     among them; `clips`: labels of clips, without these; `segment_shares`: the share of a clip's segments that carry
     each label, which tells how long its event lasts, background-only clips among them."""

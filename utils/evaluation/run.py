@@ -31,7 +31,7 @@ from utils.evaluation.splits import batches_of, check_sizes, number_as_trained
 from utils.evaluation.threshold import check_localization, choose_threshold
 from utils.evaluation.weights import config_of, load_weights
 
-MakeDataset = Callable[[Path, str, torch.dtype], AVEDataset]  # (root, split, dtype)
+MakeDataset = Callable[..., AVEDataset]  # (root, split, dtype), and label_regime under weak supervision
 
 _log = logging.getLogger(__name__)
 
@@ -62,10 +62,16 @@ def evaluate_checkpoint(
     split, root, dtype = config.eval.split, config.data.folder, dtype_of(config.train.precision)
     device = next(network.parameters()).device
     checkpoint = load_weights(network, path, config.model)
+    # What the network learned from; a file of anybody else's doesn't say it.
+    label_regime = (config_of(checkpoint) if checkpoint.ours else config).label_regime
     localization.restore(checkpoint.localization)
     if localization.chooses and localization.threshold is None:
         _log.info("the checkpoint holds no threshold for this localization: choosing one on the training split")
-        _choose_threshold(network, localization, checkpoint, training_set(root, "train", dtype), config)
+        try:
+            dataset = training_set(root, "train", dtype, label_regime=label_regime)
+        except UserError as error:
+            raise UserError(f"{error} (--set eval.threshold=NUMBER does without choosing one)") from error
+        _choose_threshold(network, localization, checkpoint, dataset, config)
     require_trainable(root, None, (split,))
     batches = (at_hand or {}).get(split)
     if batches is not None and (batches.dataset.root, batches.dtype) != (root, dtype):
@@ -81,11 +87,11 @@ def evaluate_checkpoint(
         result = evaluate(network, batches, localization, config.train.precision, attention=True)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    metrics = _metrics(result, dataset, network, localization, checkpoint, config)
+    metrics = _metrics(result, dataset, network, localization, checkpoint, config, label_regime)
     folder = Path(output or path.parent / f"eval-{split}")
     if processes.rank() == 0:
         metrics["protocols"] = protocols.protocols(path.parent) if checkpoint.ours else None
-        metrics["data"] = fingerprint(root, weak=False)  # so that nobody compares it with one on other clips
+        metrics["data"] = fingerprint(root, None)  # so that nobody compares it with one on other clips
         metrics |= detailed(result, names.categories)
         with results.replacing(folder) as new:
             results.write(new, metrics, result, dataset.rows, names)
@@ -112,6 +118,7 @@ def _metrics(
     localization: Localization,
     checkpoint: Checkpoint,
     config: Config,
+    label_regime: str | None,
 ) -> dict[str, Any]:
     trivial = trivial_accuracies(dataset.labels)
     metrics: dict[str, Any] = {
@@ -121,7 +128,7 @@ def _metrics(
         "split": dataset.split,
         "model": type(network).__name__,
         "supervision": config.supervision,
-        "label_regime": (config_of(checkpoint) if checkpoint.ours else config).label_regime,
+        "label_regime": label_regime,
         "right_category_everywhere": trivial.right_category,
         "best_single_label": trivial.best_single_label,
         "localization": localization.description,
@@ -158,6 +165,9 @@ def _say(metrics: dict[str, Any], checkpoint: Checkpoint, folder: Path) -> None:
         f"{checkpoint.path}{epoch}: {metrics['split']} accuracy {metrics['accuracy']:.2f} % over {metrics['clips']} "
         f"clips ({metrics['segments']} segments); {metrics['localization']}"
     )
+    if regime := metrics["label_regime"]:
+        told = "" if checkpoint.ours else ", by the config: the checkpoint doesn't say"
+        _log.info(f"weak supervision: it learned from {files.LABEL_REGIMES[regime].words} ({regime}{told})")
     if "leaked_clips" in metrics:
         _log.info(
             f"without the {metrics['leaked_clips']} clips whose video is also in the training split: "

@@ -88,9 +88,10 @@ def check_same_data(runs: list[Run]) -> None:
             made_on = _trained_on(run.folder) if run.source is None else None
         if made_on is None:
             continue
-        root = run.config.data.folder
+        root, label_regime = run.config.data.folder, run.config.label_regime
+        made_on = fingerprint.of_files_read(made_on, label_regime)
         first, of_first = of_row.setdefault(run.name, (run, made_on))
-        now = fingerprint_of(root, run.config.supervision == "weak")
+        now = fingerprint_of(root, label_regime)
         for other, data in ((f"what {root} holds now", now or made_on), (str(first.folder), of_first)):
             if differing := fingerprint.differences(made_on, data):
                 what, here, there = differing[0]

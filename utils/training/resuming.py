@@ -40,16 +40,18 @@ def config_to_go_on(config: Config, options: Options, checkpoint: Checkpoint) ->
     return config.model_copy(update={"train": config.train.model_copy(update={"snapshot_pref": config_path(folder)})})
 
 
-def check_same_data(data: dict[str, Any], checkpoint: Checkpoint) -> None:
+def check_same_data(data: dict[str, Any], checkpoint: Checkpoint, label_regime: str | None) -> None:
     """Raise UserError where a run that is to go on was trained on other data.
 
     What they were stands in its checkpoint; in that of an earlier version it doesn't, but in the folder's run.json.
 
     Args:
         data: the fingerprint of the data that there are now.
+        label_regime: of the run: files that it doesn't read may have come, gone or changed.
     """
     folder = checkpoint.path.parent
     before = checkpoint.data or provenance.read(folder).get("data", data)
+    before = fingerprint.of_files_read(before, label_regime)
     differing = fingerprint.differences(data, before)
     if differing:
         what, here, there = differing[0]

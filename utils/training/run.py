@@ -107,9 +107,9 @@ def _recorder(config: Config, checkpoint: Checkpoint | None) -> Recorder | Silen
     """What records the run: process 0 only. `checkpoint` is that of a run that goes on."""
     if processes.rank() > 0:
         return SilentRecorder(config.train.folder)
-    data = fingerprint(config.data.folder, weak=config.supervision == "weak")
+    data = fingerprint(config.data.folder, config.label_regime)
     if checkpoint is not None:
-        check_same_data(data, checkpoint)
+        check_same_data(data, checkpoint, config.label_regime)
     return Recorder(config.train.folder, data, new=checkpoint is None)
 
 
@@ -125,6 +125,8 @@ def _fit(training: Training, options: Options, device: torch.device) -> None:
         f"training {type(training.network).__name__}{config.model.variant} ({parameters:,} parameters) on "
         f"{len(batches['train'].dataset)} clips; everything is recorded in {recorder.folder}"
     )
+    if config.label_regime:
+        _log.info(f"weak supervision: it learns from {files.LABEL_REGIMES[config.label_regime].words}")
     best = fit(training)
     recorder.outcome(config, best, training.position.epoch * steps)
     for line in protocols.in_words(best):

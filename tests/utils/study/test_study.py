@@ -365,7 +365,7 @@ def test_a_row_of_different_data_is_refused(write_study, tiny_data, tmp_path, ca
     first, second = Study(path).runs
     for run in (first, second):
         pretend(run, [(50.0, 60.0)])
-        made_on = {"data": fingerprint.fingerprint(data, weak=False), "starts": []}
+        made_on = {"data": fingerprint.fingerprint(data, None), "starts": []}
         (run.folder / "run.json").write_text(json.dumps(made_on))
     assert study_command.main([path]) == EXIT_DONE
 
@@ -381,13 +381,13 @@ def test_a_row_of_different_data_is_refused(write_study, tiny_data, tmp_path, ca
     (second.folder / "run.json").unlink()
     header = {"network": {}, "config": second.config.model_dump(), "epoch": 1}
     Checkpoint(**header, data=made_on["data"]).save(second.folder / checkpoint.LAST)
-    on_new_data = {"data": fingerprint.fingerprint(data, weak=False), "starts": []}
+    on_new_data = {"data": fingerprint.fingerprint(data, None), "starts": []}
     (first.folder / "run.json").write_text(json.dumps(on_new_data))
     assert study_command.main([path, "--table"]) == EXIT_USER_ERROR
     assert f"{second.folder}: was trained on other data" in one_line(capsys)
     (first.folder / "run.json").write_text(json.dumps(made_on))
 
-    made_on["data"] = fingerprint.fingerprint(data, weak=False)
+    made_on["data"] = fingerprint.fingerprint(data, None)
     (second.folder / "run.json").write_text(json.dumps(made_on))
     shutil.rmtree(data)  # with nothing there to compare with, the seeds are compared with one another
     assert study_command.main([path, "--table"]) == EXIT_USER_ERROR

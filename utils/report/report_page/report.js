@@ -35,6 +35,8 @@ function header() {
   byId("title").textContent = `${metrics.model ?? "Evaluation"} on the ${metrics.split} split`;
   byId("subtitle").textContent =
     `${metrics.checkpoint}${epoch} · ${plural(metrics.clips, "clip")} · ${metrics.localization}`;
+  byId("learned-from").hidden = !data.learned_from;
+  byId("learned-from").textContent = `Weak supervision: it learned from ${data.learned_from}.`;
   byId("generated").hidden = !metrics.generated;
   document.title = byId("title").textContent;
 }
