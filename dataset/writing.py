@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import h5py
@@ -90,6 +90,75 @@ class RowWriter:
     def close(self) -> None:
         """Hand everything to the operating system."""
         self._file.close()
+
+
+class GrowingFile:
+    """A feature file to which rows are appended; how many it has is known at its end, and a killed process goes on.
+
+    Until `finish` it is no HDF5 file: its rows lie where those of the finished one will, behind room for the header.
+
+    Args:
+        path: a new file, or one that an earlier process has begun.
+        shape: of a row.
+        rows: how many rows the file already has.
+
+    Raises OSError where the operating system refuses to write.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str, rows: int = 0) -> None:
+        self.shape, self.dtype, self.rows, self._path = shape, np.dtype(dtype), rows, path
+        self._start = len(self._header(1)[0])
+        self._file = open(path, "rb+" if rows else "wb")  # noqa: SIM115 - held open until `close`
+        self._file.seek(self._start + rows * self.dtype.itemsize * math.prod(shape))
+
+    def append(self, values: np.ndarray) -> None:
+        """Write the next row."""
+        if values.shape != self.shape:
+            raise ValueError(f"a row has shape {list(self.shape)}, not {list(values.shape)}")
+        self._file.write(np.ascontiguousarray(values, self.dtype))
+        self.rows += 1
+
+    def sync(self) -> None:
+        """Return once every row is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Make it an HDF5 file of the rows that it has; once more changes nothing."""
+        header, size = self._header(self.rows)
+        if len(header) != self._start:
+            raise RuntimeError(f"HDF5 lays out {self.rows} rows from byte {len(header)}, one row from {self._start}")
+        self._file.seek(0)
+        self._file.write(header)
+        self._file.truncate(size)
+        self.sync()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _header(self, rows: int) -> tuple[bytes, int]:
+        """What stands before the first row in a file of so many rows, and that file's size."""
+        empty = self._path.with_suffix(".header")  # takes no room: nothing is written to its rows
+        offsets = _lay_out(empty, (rows, *self.shape), self.dtype, False, {})
+        with open(empty, "rb") as file:
+            header, size = file.read(int(offsets[0])), os.fstat(file.fileno()).st_size
+        empty.unlink()
+        return header, size
+
+
+def move_into(folder: Path, root: Path, names: Iterable[str]) -> None:
+    """Move files of `folder`, those that are there, to the data folder `root`, in this order, each of them whole.
+
+    With the visual features last `root` looks whole at no time before the last move.
+    """
+    there = [name for name in names if (folder / name).exists()]
+    for name in there:
+        with open(folder / name, "rb+") as file:
+            os.fsync(file.fileno())
+    for name in reversed(there):
+        (root / name).unlink(missing_ok=True)
+    for name in there:
+        os.replace(folder / name, root / name)
 
 
 def size_of_file(shape: tuple[int, ...], dtype: str) -> int:

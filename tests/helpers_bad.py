@@ -26,7 +26,8 @@ MAINS = {SUPERVISED: supv_main.main, WEAK: weak_main.main}
 COMMANDS = [
     "utils.benchmark", "utils.compare", "utils.config", "utils.predict", "utils.recorder", "utils.report",
     "utils.study",
-    "dataset.check", "dataset.convert", "dataset.download", "dataset.extract", "dataset.stats", "dataset.synthetic",
+    "dataset.check", "dataset.convert", "dataset.download", "dataset.extract", "dataset.ingest", "dataset.stats",
+    "dataset.synthetic",
 ]  # fmt: skip
 
 

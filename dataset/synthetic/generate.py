@@ -89,7 +89,7 @@ def generate(
         _write(part, settings, layout, threads or os.cpu_count() or 1)
         record["bytes"] = {name: (part / name).stat().st_size for name in _FILES if name != files.GENERATED}
         (part / files.GENERATED).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        _move_to(part, out)
+        writing.move_into(part, out, _FILES)
     return out
 
 
@@ -144,17 +144,6 @@ def _size(settings: Settings, layout: Layout) -> int:
     cells = settings.grid[0] * settings.grid[1]
     features = settings.segments * (cells * settings.visual_dim + settings.audio_dim)
     return clips * features * np.dtype(settings.dtype).itemsize + clips * 2_000 + 100_000
-
-
-def _move_to(part: Path, out: Path) -> None:
-    """Move the files of `part` to `out`, so that `out` looks whole at no time before the last move."""
-    for name in _FILES:
-        with open(part / name, "rb+") as file:
-            os.fsync(file.fileno())
-    for name in reversed(_FILES):
-        (out / name).unlink(missing_ok=True)
-    for name in _FILES:
-        os.replace(part / name, out / name)
 
 
 def _write(part: Path, settings: Settings, layout: Layout, threads: int) -> None:

@@ -1,0 +1,120 @@
+"""What is known of an ingest on the way, on the disk after each block of clips, so that a killed one goes on there.
+
+The first line of DIR/.ingest/journal.jsonl is the plan, which is all that decides what the result is but for the clips'
+files, and the layout; each other line is a block, written once its features are on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dataset.ingest.clips import Layout
+from dataset.ingest.reading import State
+from utils.base.atomic import writing
+from utils.base.errors import UserError
+
+
+class Block(NamedTuple):
+    """Clips that follow one another in the table: those that became rows, those left out, and what was said of them.
+
+    Attributes:
+        clips: how many of the table it covers.
+        kept: (position in the table, its event: a "1" or "0" a segment) of each row.
+        left_out: (position, reason).
+        notes: (position, note).
+        states: a hash of the states of all its clips' files.
+    """
+
+    clips: int
+    kept: list[tuple[int, str]]
+    left_out: list[tuple[int, str]]
+    notes: list[tuple[int, str]]
+    states: str
+
+
+def hash_of(states: Iterable[State]) -> str:
+    return hashlib.sha256(json.dumps(list(states)).encode()).hexdigest()
+
+
+class Journal:
+    """The journal of one ingest, with what an earlier process wrote. Raises UserError where that had another plan."""
+
+    def __init__(self, path: Path, plan: dict[str, Any]) -> None:
+        self.path, self.plan = path, plan
+        self.layout: Layout | None = None
+        self.blocks: list[Block] = []
+        self.finished = False  # whether every clip was read and the feature files have their headers
+        self._ends = [0]  # where the header and each block end in the file
+        self._read()
+
+    def _read(self) -> None:
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return
+        lines = content.splitlines(keepends=True)
+        for number, line in enumerate(lines):
+            try:
+                entry = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                entry = None
+            if entry is None:
+                break  # it was killed while it wrote this line
+            if number == 0:
+                if entry["plan"] != self.plan:
+                    changed = [key for key in self.plan if entry["plan"].get(key) != self.plan[key]]
+                    raise UserError(
+                        f"{self.path.parent}: what was begun there differs in {', '.join(changed)}; give the same "
+                        f"again, or remove this folder to begin anew"
+                    )
+                self.layout = Layout(*(tuple(part) if isinstance(part, list) else part for part in entry["layout"]))
+            elif "finished" in entry:
+                self.finished = True
+            else:
+                self.blocks.append(Block(**entry))
+            self._ends.append(self._ends[-1] + len(line))
+
+    @property
+    def clips(self) -> int:
+        """How many clips of the table are done."""
+        return sum(block.clips for block in self.blocks)
+
+    @property
+    def rows(self) -> int:
+        return sum(len(block.kept) for block in self.blocks)
+
+    def keep(self, blocks: int) -> None:
+        """Forget all but the first `blocks` blocks; where none of them has a row, all of it, the layout too."""
+        self.blocks, self.finished = self.blocks[:blocks], False
+        if not self.rows:
+            self.blocks, self.layout, blocks = [], None, -1
+        self._ends = self._ends[: blocks + 2]
+        with writing(self.path):
+            os.truncate(self.path, self._ends[-1])
+
+    def begin(self, layout: Layout) -> None:
+        self.layout = layout
+        self._append({"plan": self.plan, "layout": layout})
+
+    def add(self, block: Block) -> None:
+        self._append(block._asdict())
+        self.blocks.append(block)
+
+    def finish(self) -> None:
+        self._append({"finished": True})
+        self.finished = True
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry).encode() + b"\n"
+        with writing(self.path), open(self.path, "rb+" if self._ends[-1] else "wb") as file:
+            file.truncate(self._ends[-1])  # what a killed process wrote of a line
+            file.seek(self._ends[-1])
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._ends.append(self._ends[-1] + len(line))

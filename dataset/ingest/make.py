@@ -1,0 +1,190 @@
+"""A data folder from the files of clips, block by block, so that memory stays flat and a killed run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset import files
+from dataset.ingest.clips import Layout, Outcome, Reader
+from dataset.ingest.journal import Block, Journal, hash_of
+from dataset.ingest.report import Report
+from dataset.ingest.table import Clip
+from dataset.prefetch import ahead
+from dataset.writing import GrowingFile, RowWriter, alone, move_into, size_of_file, write_array
+from utils.base.atomic import make_folder, require_free_space, write_text, writing
+from utils.base.errors import UserError
+from utils.base.text import read_json
+
+RECORD = "ingest.json"
+WORK = ".ingest"
+BLOCK = 64  # clips between two points at which a killed run goes on: 64 MB of AVE's shape in float32
+
+# In the order in which they are moved to the folder; the visual features last, because a folder without them doesn't
+# look whole.
+_FILES = (
+    files.CATEGORIES,
+    files.ANNOTATIONS,
+    *files.ORDERS,
+    files.LABELS,
+    files.CLIP_LABELS,
+    RECORD,
+    files.AUDIO,
+    files.VISUAL,
+)
+
+
+def make_data_folder(
+    root: Path, clips: list[Clip], names: list[str], reader: Reader, plan: dict[str, Any], workers: int
+) -> Report | None:
+    """Make the data folder `root`, or go on where an earlier run ended; None where the folder is there already.
+
+    Args:
+        plan: all that decides what the result is, but for the clips' files, of which the journal keeps account.
+
+    Raises UserError for a clip's file that can't be used (what was done before it stays), for a folder that holds other
+    data, no clip that can be used, a full disk, or while another command writes there.
+    """
+    work = root / WORK
+    with alone(make_folder(root)), writing(root):
+        if _is_made(root, plan):
+            shutil.rmtree(work, ignore_errors=True)  # that a process which was killed in its last moment left
+            return None
+        work.mkdir(exist_ok=True)
+        if work.is_symlink():
+            raise UserError(f"{work}: is a link to another folder; remove it")
+        journal = Journal(work / "journal.jsonl", plan)
+        if not journal.finished:
+            _go_on(journal, clips, reader)
+            _read_all(work, journal, clips, reader, workers)
+        report = Report(journal, clips, names)
+        _write_small_files(work, journal, clips, names)
+        write_text(work / RECORD, report.record(plan))
+        move_into(work, root, _FILES)
+        shutil.rmtree(work)
+    return report
+
+
+def _is_made(root: Path, plan: dict[str, Any]) -> bool:
+    """Whether `root` holds what this plan makes, whole. Raises UserError where it holds other data."""
+    present = [name for name in files.EVERY_FILE if (root / name).exists()]
+    if not present or (root / WORK / "journal.jsonl").exists():
+        return False
+    made = read_json(root / RECORD) if (root / RECORD).exists() else {}
+    if isinstance(made, dict) and made.get("plan") == plan and files.VISUAL in present:
+        return True
+    raise UserError(f"{root}: holds {present[0]} already, of other data; choose another folder")
+
+
+def _go_on(journal: Journal, clips: list[Clip], reader: Reader) -> None:
+    """Take over the blocks whose clips' files are as they were; say so."""
+    position, same = 0, 0
+    for block in journal.blocks:
+        part = clips[position : position + block.clips]
+        if hash_of(state for clip in part for state in reader.states(clip)) != block.states:
+            print(
+                f"a file of the clips {part[0].id} to {part[-1].id} has changed: these and later clips are read again"
+            )
+            break
+        position, same = position + block.clips, same + 1
+    if same < len(journal.blocks):
+        journal.keep(same)
+    if journal.clips:
+        print(f"going on after {journal.clips:,} of {len(clips):,} clips")
+
+
+def _read_all(work: Path, journal: Journal, clips: list[Clip], reader: Reader, workers: int) -> None:
+    """Read every clip that isn't done yet and write its features; after each BLOCK clips the journal has them."""
+    if journal.layout is None:
+        journal.begin(_layout(clips, reader))
+    layout, rows = journal.layout, journal.rows
+    kinds = ((files.VISUAL, layout.visual, layout.visual_dtype), (files.AUDIO, layout.audio, layout.audio_dtype))
+    sizes = (size_of_file((len(clips) - rows, *shape), dtype) for _, shape, dtype in kinds)
+    require_free_space(work, sum(sizes))
+    with contextlib.ExitStack() as stack:
+        growing = [GrowingFile(work / name, shape, dtype, rows) for name, shape, dtype in kinds]
+        for file in growing:
+            stack.callback(file.close)
+        bar = stack.enter_context(
+            tqdm(total=len(clips), initial=journal.clips, desc="ingesting", unit="clip", disable=None)
+        )
+        start = journal.clips
+        jobs = (functools.partial(reader.read, clip, layout) for clip in itertools.islice(clips, start, None))
+        outcomes = stack.enter_context(contextlib.closing(ahead(jobs, workers, most=2 * workers)))
+        for block in _blocks(enumerate(outcomes, start)):
+            journal.add(_write(block, growing, bar))
+        for file in growing:
+            file.finish()
+    journal.finish()
+
+
+def _layout(clips: list[Clip], reader: Reader) -> Layout:
+    """The layout of the first clip that isn't left out. Raises UserError where all are."""
+    reasons = Counter()
+    for clip in clips:
+        found = reader.layout(clip)
+        if isinstance(found, Layout):
+            return found
+        reasons[found] += 1
+    why = "; ".join(f"{count:,}: {reason}" for reason, count in reasons.items())
+    raise UserError(
+        f"none of the {len(clips):,} clips can be used: {why}; look at the folders and the ids of the table"
+    )
+
+
+def _blocks(outcomes: Iterator[tuple[int, Outcome]]) -> Iterator[Iterator[tuple[int, Outcome]]]:
+    """The clips in blocks of BLOCK, none of which is held: an iterator each, to be used up before the next."""
+    for first in outcomes:
+        yield itertools.chain([first], itertools.islice(outcomes, BLOCK - 1))
+
+
+def _write(clips: Iterator[tuple[int, Outcome]], growing: list[GrowingFile], bar: tqdm) -> Block:
+    """Write the features of a block's clips to the disk; returns what the journal keeps of them."""
+    visual, audio = growing
+    block, states, clip_count = Block(0, [], [], [], ""), [], 0
+    for position, outcome in clips:
+        if outcome.left_out is not None:
+            block.left_out.append((position, outcome.left_out))
+        else:
+            visual.append(outcome.visual)
+            audio.append(outcome.audio)
+            block.kept.append((position, "".join("01"[int(filled)] for filled in outcome.event)))
+            block.notes.extend((position, note) for note in outcome.notes)
+        states += outcome.states
+        clip_count += 1
+        bar.update()
+    for file in growing:
+        file.sync()
+    return block._replace(clips=clip_count, states=hash_of(states))
+
+
+def _write_small_files(work: Path, journal: Journal, clips: list[Clip], names: list[str]) -> None:
+    """Write all but the features: labels, splits and names, a row at a time."""
+    kept = [(clips[position], event) for block in journal.blocks for position, event in block.kept]
+    write_text(work / files.CATEGORIES, "".join(f"{name}\n" for name in names))
+    with open(work / files.ANNOTATIONS, "w", encoding="utf-8") as annotations:
+        for clip, event in kept:
+            start, end = (event.index("1"), event.rindex("1") + 1) if "1" in event else (0, 0)
+            annotations.write(f"{names[clip.category]}&{clip.id}&good&{start}&{end}\n")
+    for split in files.SPLITS:
+        rows = np.array([row for row, (clip, _) in enumerate(kept) if clip.split == split], np.int64)
+        if rows.size:
+            write_array(work / files.order_file(split), rows)
+    columns = np.eye(len(names) + 1, dtype=np.float32)
+    shape = (len(kept), journal.layout.segments, len(columns))
+    with (
+        contextlib.closing(RowWriter(work / files.LABELS, shape, "float32")) as of_segments,
+        contextlib.closing(RowWriter(work / files.CLIP_LABELS, shape[::2], "float32")) as of_clips,
+    ):
+        for row, (clip, event) in enumerate(kept):
+            of_segments[row] = columns[[clip.category if filled == "1" else -1 for filled in event]]
+            of_clips[row] = columns[clip.category]

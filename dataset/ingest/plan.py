@@ -1,0 +1,61 @@
+"""From the command line to what an ingest works on: the clips, the categories, and the folders of their files."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+from typing import Any
+
+from dataset.ingest.clips import AUDIO, LABELS, VISUAL, Reader, Source
+from dataset.ingest.forms import Form
+from dataset.ingest.table import Clip, Names, read_clips
+from utils.base.errors import UserError
+
+_VERSION = 1  # of what is made; raised when the same input gives another result than before
+
+
+def read_plan(args: argparse.Namespace, form: Form) -> tuple[list[Clip], list[str], Reader, dict[str, Any]]:
+    """The clips, the categories by index, what reads a clip, and all that decides the result but for the clips' files.
+
+    Raises UserError for a table, names or folders that can't be used.
+    """
+    numbering = Names(args.names)
+    clips = read_clips(args.table, form, numbering)
+    names = numbering.names()
+    sources = _sources(args, form)
+    grid = tuple(args.grid) if args.grid else None
+    reader = Reader(form, sources, len(names), grid, args.dtype)
+    plan = {
+        "version": _VERSION,
+        "form": dataclasses.asdict(form),
+        "table": _hash_of(clips),
+        "names": names,
+        "parts": [[source.ending, source.parts] for source in sources],
+        "dtype": args.dtype,
+        "grid": args.grid,
+    }
+    return clips, names, reader, plan
+
+
+def _sources(args: argparse.Namespace, form: Form) -> tuple[Source, ...]:
+    """The folders of the clips' files. Raises UserError where the flags don't say where every part is."""
+    keys = {VISUAL: form.visual_key, AUDIO: form.audio_key, LABELS: form.labels_key}
+    apart = {part: getattr(args, part) for part in keys if getattr(args, part) is not None}
+    if args.features is not None:
+        if apart:
+            raise UserError(f"--features and --{next(iter(apart))}: give one folder, or a folder a kind")
+        parts = {part: key or part for part, key in keys.items() if key or part != LABELS or form.start is None}
+        return (Source.of(args.features, parts),)
+    for part in (VISUAL, AUDIO, *((LABELS,) if form.start is None else ())):
+        if part not in apart:
+            other = " (or --start and --end, the table's columns)" if part == LABELS else ", or --features"
+            raise UserError(f"--{part} is missing: name the folder of its files{other}")
+    return tuple(Source.of(folder, {part: keys[part]}) for part, folder in apart.items())
+
+
+def _hash_of(clips: list[Clip]) -> str:
+    found = hashlib.sha256()
+    for clip in clips:
+        found.update(repr(tuple(clip)).encode())
+    return found.hexdigest()

@@ -1,0 +1,59 @@
+"""What an ingest says at its end: clips in, clips left out and why, splits, categories, and what was unusual."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dataset import files
+from dataset.ingest.journal import Journal
+from dataset.ingest.table import Clip
+
+
+class Report:
+    """What became of the clips of a table, from the journal of an ingest that has ended."""
+
+    def __init__(self, journal: Journal, clips: list[Clip], names: list[str]) -> None:
+        self.layout, self.names, self.listed = journal.layout, names, len(clips)
+        self.kept = [clips[position] for block in journal.blocks for position, _ in block.kept]
+        self.left_out: dict[str, list[str]] = {}  # reason -> ids
+        self.notes: dict[str, list[str]] = {}  # note -> ids
+        for block in journal.blocks:
+            for said, into in ((block.left_out, self.left_out), (block.notes, self.notes)):
+                for position, text in said:
+                    into.setdefault(text, []).append(clips[position].id)
+
+    def record(self, plan: dict[str, Any]) -> str:
+        """The content of `ingest.json`: the plan, and the ids of the clips that aren't as the others."""
+        content = {"plan": plan, "listed": self.listed, "left_out": self.left_out, "notes": self.notes}
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+    def lines(self, root: Path) -> Iterator[str]:
+        """The report as lines of text."""
+        yield f"{root}: {len(self.kept):,} clips of {self.listed:,} in the table"
+        for reason, ids in self.left_out.items():
+            yield f"left out: {_count(ids)}: {reason}"
+        splits = Counter(clip.split for clip in self.kept)
+        yield "splits: " + ", ".join(f"{split} {splits[split]:,}" for split in files.SPLITS)
+        seen = {clip.category for clip in self.kept}
+        without = [name for index, name in enumerate(self.names) if index not in seen]
+        some = f", {len(without)} of them without a clip (such as {without[0]})" if without else ""
+        yield f"categories: {len(self.names)}{some}"
+        for name, shape, dtype in (
+            (files.VISUAL, self.layout.visual, self.layout.visual_dtype),
+            (files.AUDIO, self.layout.audio, self.layout.audio_dtype),
+        ):
+            yield f"{name}: {' x '.join(map(str, (len(self.kept), *shape)))}, {dtype}"
+        for note, ids in self.notes.items():
+            yield f"{_count(ids)}: {note}"
+        if self.left_out or self.notes:
+            yield f"the ids of such clips are in {root / 'ingest.json'}"
+        yield "there are no background-only clips: weak training needs --set data.label_regime=clips"
+        yield f"next: python -m dataset.check --data_root {root}"
+
+
+def _count(ids: list[str]) -> str:
+    return f"{len(ids):,} clip{'s' * (len(ids) > 1)} (such as {ids[0]})"

@@ -1,0 +1,215 @@
+"""An ingest that is killed goes on at its last block, and ends as one that wasn't."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_clips import MadeClip, write_csv, write_general
+
+from dataset import files, writing
+from dataset.arrays import array_file
+from dataset.ingest import __main__ as ingest
+from dataset.ingest import journal, make
+
+SHAPE = (4, 2, 2, 3)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make, "BLOCK", 8)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> tuple[Path, list[str]]:
+    """50 small clips, two of which are left out; the folder, and the flags that name them."""
+    random = np.random.default_rng(0)
+    clips = [
+        MadeClip(
+            f"c{i}", files.SPLITS[i % 3], i % 2, 1, 1 + i % 4, random.random(SHAPE, np.float32),
+            random.random((4, 5), np.float32),
+        )
+        for i in range(50)
+    ]  # fmt: skip
+    clips[20] = clips[20]._replace(visual=clips[20].visual[:3])
+    arguments = write_general(tmp_path / "from", clips, ["Drum", "Bark"])
+    (tmp_path / "from" / "audio" / "c33.npy").unlink()
+    return tmp_path / "from", arguments
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def in_a_process(arguments: list[str], to: Path, before: Callable[[], object] = lambda: None) -> int:
+    """The exit code of a run in a process of its own, negative for a signal."""
+    process = os.fork()
+    if process == 0:
+        try:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+            before()
+            os._exit(ingest.main([*arguments, "--to", str(to)]))
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+# What writes: each call is a moment at which a run may be killed.
+MOMENTS = [
+    (writing.GrowingFile, "append"), (writing.GrowingFile, "sync"), (writing.GrowingFile, "finish"),
+    (journal.Journal, "_append"), (make, "write_text"), (make, "write_array"), (make, "move_into"),
+    (os, "replace"), (make.shutil, "rmtree"),
+]  # fmt: skip
+
+
+def killed_at(moment: int) -> Callable[[], None]:
+    """Let the process kill itself at the given call of MOMENTS, one time in two after what the call did."""
+    count = 0
+
+    def prepare() -> None:
+        for where, name in MOMENTS:
+            setattr(where, name, counted(getattr(where, name)))
+
+    def counted(function: Callable) -> Callable:
+        def call(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == moment and moment % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = function(*args, **kwargs)
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    return prepare
+
+
+def test_killed_at_any_moment_it_ends_as_one_that_was_not(source, tmp_path):
+    _, arguments = source
+    assert in_a_process(arguments, tmp_path / "whole") == 0
+    whole = content(tmp_path / "whole")
+    moments = [1, 2, 38, 77, 118, 119, 123, 125, 130, 133, 137, 139, 141, 143]  # of 144 while nobody changes the code
+    kills = 0
+    for moment in moments:
+        to = tmp_path / f"killed-{moment}"
+        code = in_a_process(arguments, to, killed_at(moment))
+        assert code in (0, -signal.SIGKILL)
+        kills += code != 0
+        if code != 0 and moment % 3 == 0:
+            in_a_process(arguments, to, killed_at(moment // 3))  # and once more
+        assert in_a_process(arguments, to) == 0
+        assert content(to) == whole
+    assert kills >= len(moments) - 2
+
+
+def test_a_run_goes_on_at_its_last_block_and_reads_no_clip_again(source, tmp_path, monkeypatch, capsys):
+    _, arguments = source
+    to = tmp_path / "data"
+    assert in_a_process(arguments, to, killed_at(70)) == -signal.SIGKILL
+    read = []
+    real = make.Reader.read
+    monkeypatch.setattr(
+        make.Reader, "read", lambda self, clip, layout: read.append(clip.id) or real(self, clip, layout)
+    )
+    assert ingest.main([*arguments, "--to", str(to)]) == 0
+    assert "going on after 24 of 50 clips" in capsys.readouterr().out
+    assert read == [f"c{i}" for i in range(24, 50)]
+
+
+def test_a_file_that_changed_in_between_is_read_again_with_all_after_it(source, tmp_path, capsys):
+    folder, arguments = source
+    to = tmp_path / "data"
+    assert in_a_process(arguments, to, killed_at(110)) == -signal.SIGKILL
+    path = folder / "visual" / "c10.npy"
+    np.save(path, np.load(path) + 1)
+    os.utime(path, ns=(time.time_ns(), time.time_ns() + 10**9))
+    assert ingest.main([*arguments, "--to", str(to)]) == 0
+    out = capsys.readouterr().out
+    assert "a file of the clips c8 to c15 has changed: these and later clips are read again" in out
+    assert "going on after 8 of 50 clips" in out
+    assert in_a_process(arguments, tmp_path / "whole") == 0
+    assert content(to) == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("changed", ["appears", "vanishes"])
+def test_a_clip_whose_file_came_or_went_in_between(source, tmp_path, changed):
+    folder, arguments = source
+    to = tmp_path / "data"
+    path = folder / "audio" / "c0.npy"
+    content_of_it = path.read_bytes()
+    if changed == "appears":
+        path.unlink()
+    assert in_a_process(arguments, to, killed_at(110)) == -signal.SIGKILL
+    if changed == "appears":
+        path.write_bytes(content_of_it)
+    else:
+        path.unlink()
+    assert in_a_process(arguments, to) == 0
+    assert in_a_process(arguments, tmp_path / "whole") == 0
+    assert content(to) == content(tmp_path / "whole")
+
+
+def test_another_table_or_type_is_refused_and_what_was_done_stays(source, tmp_path, capsys):
+    folder, arguments = source
+    to = tmp_path / "data"
+    assert in_a_process(arguments, to, killed_at(110)) == -signal.SIGKILL
+    before = content(to / make.WORK)
+    assert ingest.main([*arguments, "--to", str(to), "--dtype", "float16"]) == 2
+    assert (
+        "what was begun there differs in dtype; give the same again, or remove this folder" in capsys.readouterr().err
+    )
+    table = (folder / "table.csv").read_text()
+    (folder / "table.csv").write_text(table.replace("Bark", "Dog").replace("train", "test"))
+    assert ingest.main([*arguments, "--to", str(to)]) == 2
+    assert "differs in table, names" in capsys.readouterr().err
+    assert content(to / make.WORK) == before
+    (folder / "table.csv").write_text(table)
+    assert ingest.main([*arguments, "--to", str(to)]) == 0
+
+
+def test_two_runs_into_one_folder_do_not_write_at_once(source, tmp_path, capsys):
+    _, arguments = source
+    with writing.alone(tmp_path):
+        assert ingest.main([*arguments, "--to", str(tmp_path)]) == 2
+    assert "another run is writing there" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_used_ends_the_run_and_removed_the_run_goes_on(source, tmp_path, capsys):
+    folder, arguments = source
+    to, path = tmp_path / "data", folder / "visual" / "c30.npy"
+    np.save(path, np.full(SHAPE, np.nan, np.float32))
+    assert ingest.main([*arguments, "--to", str(to)]) == 2
+    assert f"{path}: holds NaN or infinity" in capsys.readouterr().err
+    assert [path.name for path in to.iterdir()] == [make.WORK]
+    path.unlink()
+    assert ingest.main([*arguments, "--to", str(to)]) == 0
+    out = capsys.readouterr().out
+    assert "going on after 24 of 50 clips" in out
+    assert "47 clips of 50 in the table" in out
+
+
+def test_the_files_are_laid_out_as_those_that_are_written_at_once(source, tmp_path):
+    _, arguments = source
+    assert ingest.main([*arguments, "--to", str(tmp_path / "data")]) == 0
+    array = array_file(tmp_path / "data" / files.VISUAL)
+    writer = writing.RowWriter(tmp_path / files.VISUAL, array.shape, "float32")
+    for row, values in enumerate(array.read()):
+        writer[row] = values
+    writer.close()
+    os.truncate(tmp_path / files.VISUAL, array.path.stat().st_size)  # room that was kept for the header
+    assert (tmp_path / files.VISUAL).read_bytes() == array.path.read_bytes()
+
+
+def test_a_folder_with_other_data_is_left_alone(source, tmp_path, capsys):
+    _, arguments = source
+    write_csv(tmp_path / files.ANNOTATIONS, ["Bark&a&good&0&1"], [])
+    assert ingest.main([*arguments, "--to", str(tmp_path)]) == 2
+    assert "holds Annotations.txt already, of other data; choose another folder" in capsys.readouterr().err
