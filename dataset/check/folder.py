@@ -16,6 +16,7 @@ import numpy as np
 from dataset import files, labels
 from dataset.arrays import array_file, read_order
 from dataset.grids import channels_seem_first
+from dataset.official import fewer_clips
 from utils.base.errors import UserError
 
 # The published labels.h5 differs from Annotations.txt in a few clips that carry two events; labels of
@@ -83,6 +84,7 @@ class _Folder:
         self._check_clip_labels()
         self._check_annotations()
         self._check_splits()
+        self._compare_with_official_splits()
         self._check_background_only()
 
     # Reading
@@ -254,6 +256,13 @@ class _Folder:
                             f"shares {shared.size} clips with {other} (row {shared[0]}), but splits must be disjoint; "
                             f"take both files from one data set",
                         )
+
+    def _compare_with_official_splits(self) -> None:
+        if self.annotations is None:
+            return
+        for split in files.SPLITS:
+            if files.order_file(split) in self.arrays and (fewer := fewer_clips(self.root, [split])):
+                self.reports[files.order_file(split)].notes.append(fewer)
 
     def _check_rows(self, name: str, rows: np.ndarray) -> None:
         if rows.size == 0:

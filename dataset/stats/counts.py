@@ -6,12 +6,21 @@ import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from dataset import files, labels
 from dataset.trivial import TrivialAccuracies, rows_in_range, trivial_accuracies, video_ids
 from utils.base.errors import UserError
+
+
+class Videos(NamedTuple):
+    """The videos that the clips of some splits are of; a video may have several clips."""
+
+    different: int
+    in_both: dict[tuple[str, str], int]  # (split, split) -> number of videos that have clips in both
+    leaked: dict[str, list[int]]  # split -> rows of its clips whose video is in the training split too
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class FolderStatistics:
         segment_labels: split -> [n, T, C+1] one-hot labels.
         clip_labels: split -> [n, C+1] one-hot labels.
         trivial: split -> TrivialAccuracies.
-        videos_in_both: (split, split) -> number of videos that have clips in both; None without video ids.
+        videos: None without their ids.
     """
 
     root: Path
@@ -31,7 +40,7 @@ class FolderStatistics:
     segment_labels: dict[str, np.ndarray]
     clip_labels: dict[str, np.ndarray]
     trivial: dict[str, TrivialAccuracies]
-    videos_in_both: dict[tuple[str, str], int] | None
+    videos: Videos | None
 
     @property
     def segments(self) -> int:
@@ -71,13 +80,19 @@ def folder_statistics(root: str | os.PathLike) -> FolderStatistics:
     segment_labels = {split: every_label[rows[split]] for split in splits}
     clip_labels = {split: every_clip_label[rows[split]] for split in splits}
     names = labels.clip_names(root, every_label.shape[-1] - 1)
-    videos_in_both = None
-    if names.ids is not None:
-        ids = video_ids(root, len(every_label) - 1)
-        videos = {split: {ids[row] for row in rows[split]} for split in splits}
-        videos_in_both = {(a, b): len(videos[a] & videos[b]) for a, b in itertools.combinations(splits, 2)}
+    videos = _videos(video_ids(root, len(every_label) - 1), rows) if names.ids is not None else None
     trivial = {split: trivial_accuracies(segment_labels[split], clip_labels.get("train")) for split in splits}
-    return FolderStatistics(root, names.categories, segment_labels, clip_labels, trivial, videos_in_both)
+    return FolderStatistics(root, names.categories, segment_labels, clip_labels, trivial, videos)
+
+
+def _videos(ids: list[str], rows: dict[str, np.ndarray]) -> Videos:
+    of_split = {split: {ids[row] for row in rows[split]} for split in rows}
+    train, others = of_split.get("train", set()), [split for split in rows if split != "train"]
+    return Videos(
+        different=len(set.union(*of_split.values())),
+        in_both={(a, b): len(of_split[a] & of_split[b]) for a, b in itertools.combinations(rows, 2)},
+        leaked={split: [row for row in rows[split].tolist() if ids[row] in train] for split in others},
+    )
 
 
 def _clip_labels(root: Path, segment_labels: np.ndarray) -> np.ndarray:

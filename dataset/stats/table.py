@@ -11,8 +11,9 @@ from dataset.stats.counts import FolderStatistics
 def report_lines(statistics: FolderStatistics) -> Iterator[str]:
     splits = list(statistics.segment_labels)
     clips = {split: len(statistics.segment_labels[split]) for split in splits}
+    of_videos = f" of {statistics.videos.different} videos" if statistics.videos else ""
     yield (
-        f"{statistics.root}: {sum(clips.values())} clips of {statistics.segments} one-second segments, "
+        f"{statistics.root}: {sum(clips.values())} clips{of_videos}, {statistics.segments} one-second segments each, "
         f"{len(statistics.categories)} categories"
     )
 
@@ -39,13 +40,18 @@ def report_lines(statistics: FolderStatistics) -> Iterator[str]:
     yield "(The accuracy of all background is the share of background segments.)"
 
     yield "\nVideos with clips in two splits"
-    if statistics.videos_in_both is None:
+    if statistics.videos is None:
         yield f"unknown without {files.ANNOTATIONS}"
-    else:
-        for (first, second), count in statistics.videos_in_both.items():
-            yield _line(f"{first} and {second}", [str(count)])
+        return
+    for (first, second), count in statistics.videos.in_both.items():
+        yield _line(f"{first} and {second}", [str(count)])
+    for split, rows in statistics.videos.leaked.items():
+        if rows:
+            listed = ", ".join(map(str, rows[:LISTED])) + (", ..." if len(rows) > LISTED else "")
+            yield f"{split} clips whose video is in train too: {len(rows)}, rows {listed}"
 
 
+LISTED = 20  # rows of leaked clips
 TRIVIAL_PREDICTORS = {
     "all background": "all_background",
     "most frequent training category": "most_frequent_category",

@@ -49,7 +49,9 @@ def test_what_is_counted_by_hand(folder):
     np.testing.assert_array_equal(statistics.event_lengths("train"), [0, 1, 1, 0, 1])
     np.testing.assert_allclose(statistics.event_share_by_second("train"), [2 / 3, 2 / 3, 2 / 3, 1 / 3])
     np.testing.assert_array_equal(statistics.event_lengths("test"), [1, 0, 0, 1, 0])
-    assert statistics.videos_in_both == {("train", "val"): 0, ("train", "test"): 1, ("val", "test"): 0}
+    assert statistics.videos.different == 5
+    assert statistics.videos.in_both == {("train", "val"): 0, ("train", "test"): 1, ("val", "test"): 0}
+    assert statistics.videos.leaked == {"val": [], "test": [4]}
     # Test: a clip of background and one with 3 seconds of the rarer training category.
     assert statistics.trivial["test"] == (100 * 5 / 8, 0.0, 100 * 3 / 8, 100 * 7 / 8)
     # Training: 7 of 12 seconds are events, 6 of them of the category that most clips have.
@@ -86,7 +88,7 @@ def test_segment_labels_alone_are_enough(tiny_data, tmp_path):
     for name in (files.LABELS, "train_order.h5", "test_order.h5"):
         shutil.copyfile(tiny_data / name, tmp_path / name)
     alone, whole = folder_statistics(tmp_path), folder_statistics(tiny_data)
-    assert alone.videos_in_both is None
+    assert alone.videos is None
     assert list(alone.segment_labels) == ["train", "test"]
     np.testing.assert_array_equal(alone.clips_by_category("train"), whole.clips_by_category("train"))
     assert alone.trivial["test"] == whole.trivial["test"]
@@ -117,7 +119,11 @@ def test_the_numbers_of_ave(ave_files, tmp_path, capsys):
     figure = tmp_path / "figure.png"
     assert stats_command.main(["--root", str(ave_files), "--figure", str(figure)]) == 0
     assert figure.exists()
-    lines = {line[:36].strip(): line[36:].split() for line in capsys.readouterr().out.splitlines()}
+    out = capsys.readouterr().out
+    assert f"{ave_files}: 4143 clips of 4097 videos, 10 one-second segments each, 28 categories" in out
+    assert "\ntest clips whose video is in train too: 8, rows 339, 680, 785, 931, 1374, 2397, 4074, 4113\n" in out
+    assert "\nval clips whose video is in train too: 10, rows 936, 2258, 2945, 2909, 2875, 2942, 2867, 4126" in out
+    lines = {line[:36].strip(): line[36:].split() for line in out.splitlines()}
     assert lines["all"] == ["3339", "402", "402", "27759", "3288", "3305"]
     assert lines["all background"][2] == "17.8"
     assert lines["most frequent training category"][2] == "3.5"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dataset import files
+from dataset import files, official
 from dataset.ave import AVEDataset
 from dataset.check.folder import require_trainable
 from dataset.fingerprint import fingerprint
@@ -96,7 +96,7 @@ def evaluate_checkpoint(
         with results.replacing(folder) as new:
             results.write(new, metrics, result, dataset.rows, names)
             report(new)
-    _say(metrics, checkpoint, folder)
+    _say(metrics, checkpoint, root, folder)
 
 
 def _choose_threshold(
@@ -125,6 +125,7 @@ def _metrics(
         "accuracy": result.accuracy,
         "clips": result.target.shape[0],
         "segments": result.target.numel(),
+        "official_clips": official.CLIPS[dataset.split] if official.is_ave(dataset.root) else None,
         "split": dataset.split,
         "model": type(network).__name__,
         "supervision": config.supervision,
@@ -159,12 +160,14 @@ def _without_leaked(dataset: AVEDataset, result: Evaluation) -> dict[str, Any]:
     }
 
 
-def _say(metrics: dict[str, Any], checkpoint: Checkpoint, folder: Path) -> None:
+def _say(metrics: dict[str, Any], checkpoint: Checkpoint, root: Path, folder: Path) -> None:
     epoch = f", epoch {checkpoint.epoch}" if checkpoint.ours else ""
     _log.info(
         f"{checkpoint.path}{epoch}: {metrics['split']} accuracy {metrics['accuracy']:.2f} % over {metrics['clips']} "
         f"clips ({metrics['segments']} segments); {metrics['localization']}"
     )
+    if fewer := official.fewer_clips(root, [metrics["split"]]):
+        _log.warning(fewer)
     if regime := metrics["label_regime"]:
         told = "" if checkpoint.ours else ", by the config: the checkpoint doesn't say"
         _log.info(f"weak supervision: it learned from {files.LABEL_REGIMES[regime].words} ({regime}{told})")

@@ -118,6 +118,7 @@ class _Metrics(_Part):
     segments: Annotated[Count, Field(gt=0)]
     split: Name
     model: Name | None = None
+    official_clips: Count | None = None  # of AVE's split; None: another data set, or an early version
     label_regime: Name | None = None  # in an evaluation of an early version, none is named
     localization: Annotated[str, _renamed("localization", "reading")]  # in words
     checkpoint: str

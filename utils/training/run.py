@@ -15,6 +15,7 @@ from dataset.check.folder import require_trainable
 from dataset.fingerprint import fingerprint
 from dataset.labels import category_names
 from dataset.loading import Batches
+from dataset.official import fewer_clips
 from model.localization import Localization
 from utils.base import processes
 from utils.base.checkpoint import BEST, Checkpoint
@@ -100,6 +101,8 @@ def _datasets(make_dataset: MakeDataset, config: Config) -> dict[str, AVEDataset
         _log.info(f"{order}: isn't there, so there is no val split and no validation protocol")
         splits = tuple(split for split in splits if split != "val")
     require_trainable(root, config.label_regime, splits)
+    if fewer := fewer_clips(root, splits):
+        _log.warning(fewer)
     return {split: make_dataset(root, split, dtype_of(config.train.precision)) for split in splits}
 
 

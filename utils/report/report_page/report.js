@@ -35,6 +35,9 @@ function header() {
   byId("title").textContent = `${metrics.model ?? "Evaluation"} on the ${metrics.split} split`;
   byId("subtitle").textContent =
     `${metrics.checkpoint}${epoch} · ${plural(metrics.clips, "clip")} · ${metrics.localization}`;
+  byId("fewer").hidden = !(metrics.clips < metrics.official_clips);
+  byId("fewer").textContent = `Only ${whole(metrics.clips)} of the ${metrics.official_clips} clips of AVE's ` +
+    `${metrics.split} split: results on fewer clips can't be compared with published ones.`;
   byId("learned-from").hidden = !data.learned_from;
   byId("learned-from").textContent = `Weak supervision: it learned from ${data.learned_from}.`;
   byId("generated").hidden = !metrics.generated;
