@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from model.blocks import in_blocks
 from model.interface import attention_map
 
 
@@ -50,13 +51,17 @@ class AudioGuidedVisualAttention(nn.Module):
                 f"this network is made for {_words(segments, *grid)}, and the visual features have "
                 f"{_words(*visual.shape[1:4])}; set model.segments and model.grid to those of the data"
             )
+        attended, p = in_blocks(self.attend, visual, audio)
+        return attended, attention_map(p, visual.shape[2:4])
+
+    def attend(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Features -> attended features [B, T, Dv] and the attention [B, T, N]."""
         x = visual.flatten(0, 1).flatten(1, 2)  # [B*T, N, Dv]
         r, q = self.visual_projection(x).relu(), self.audio_projection(audio.flatten(0, 1)).relu()
         s = self.of_visual(r) + self.of_audio(q).unsqueeze(2)
         p = self.score(s.tanh()).squeeze(2).softmax(1)
         attended = torch.bmm(p.unsqueeze(1), x).squeeze(1)
-        map_of_cells = attention_map(p.unflatten(0, visual.shape[:2]), visual.shape[2:4])
-        return attended.unflatten(0, visual.shape[:2]), map_of_cells
+        return attended.unflatten(0, visual.shape[:2]), p.unflatten(0, visual.shape[:2])
 
 
 def start_xavier(layers: Iterable[nn.Module]) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import AudioGuidedAttention
+from model.blocks import in_blocks
 from model.dropout import Dropout
 from model.interface import Explanation, Network, Prediction, attention_map, correct, predict_events, spread_category
 from model.losses import SupervisedLoss, WeakLoss
@@ -105,11 +106,10 @@ class SupervisedCMBS(nn.Module):
         visual, audio = _only(self.modalities, visual, audio)
 
         # 1. Audio-guided attention
-        x = self.dropout(self.visual_projection(visual.flatten(2, 3)).relu())  # [B, T, N, Dv]
-        attended, attention = self.attention(x, audio)
+        attended, attention, guided_audio = in_blocks(self.attend, visual, audio)
 
         # 2. Along time, within each modality
-        audio_sequence, visual_sequence = self.lstm(self.guided_audio(x, audio), attended)
+        audio_sequence, visual_sequence = self.lstm(guided_audio, attended)
         visual_key = self.visual_encoder(visual_sequence)
         audio_key = self.audio_encoder(audio_sequence)
 
@@ -149,6 +149,12 @@ class SupervisedCMBS(nn.Module):
         if self.time_level and not self.quirks.gate_as_logit:
             output = SupervisedOutputAsWritten(*output, audio_gate_logits.squeeze(2), visual_gate_logits.squeeze(2))
         return fused, output, Explanation(attention_map(attention, visual.shape[2:4]), scores, activations)
+
+    def attend(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features -> attended features [B, T, Dv], the attention [B, T, N], and the audio that the LSTM reads."""
+        # Dropout before the ReLU is the same as after it, and the backward pass keeps one tensor less.
+        x = self.dropout(self.visual_projection(visual.flatten(2, 3))).relu()  # [B, T, N, Dv]
+        return *self.attention(x, audio), self.guided_audio(x, audio)
 
     def guided_audio(self, x: Tensor, audio: Tensor) -> Tensor:
         """The audio features that the LSTM reads: as they are. CACE-Net guides them by the image's cells x."""
@@ -206,8 +212,7 @@ class WeaklySupervisedCMBS(nn.Module):
         visual, audio = _only(self.modalities, visual, audio)
 
         # 1. Audio-guided attention
-        x = self.dropout(self.visual_projection(visual.flatten(2, 3)).relu())  # [B, T, N, Dv]
-        attended, attention = self.attention(x, audio)
+        attended, attention = in_blocks(self.attend, visual, audio)
 
         # 2. Along time, within each modality
         visual_key = self.visual_encoder(attended)
@@ -243,6 +248,11 @@ class WeaklySupervisedCMBS(nn.Module):
         # 6. The clip's probabilities, from its strongest gated segment
         output = WeakOutput(gate, category_logits, strongest_gated_logits(gate, category_logits).softmax(-1))
         return output, Explanation(attention_map(attention, visual.shape[2:4]), scores, activations)
+
+    def attend(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Features -> attended features [B, T, Dv] and the attention [B, T, N]."""
+        x = self.dropout(self.visual_projection(visual.flatten(2, 3))).relu()  # [B, T, N, Dv]
+        return self.attention(x, audio)
 
     @staticmethod
     def predict(output: WeakOutput, explanation: Explanation | None = None) -> Prediction:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from model.attention import AudioGuidedAttention
+from model.blocks import in_blocks
 from model.dropout import Dropout
 from model.interface import Explanation, Network, Prediction, attention_map, correct, predict_events
 from model.losses import ClipLoss, EventLoss
@@ -61,11 +62,15 @@ class CMRAN(nn.Module):
         self.event_classifier = nn.Linear(d, 1)
         self.category_classifier = nn.Linear(d, columns)
 
+    def attend(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Features -> attended features [B, T, Dv] and the attention [B, T, N]."""
+        x = self.dropout(self.visual_projection(visual.flatten(2, 3))).relu()  # [B, T, N, Dv]
+        return self.attention(x, audio)
+
     def classify(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Explanation]:
         """Features -> event_logits [B, T], category_logits [B, columns], and where the network attended."""
         # 1. Audio-guided attention, of the cells as they are
-        x = self.dropout(self.visual_projection(visual.flatten(2, 3)).relu())  # [B, T, N, Dv]
-        attended, attention = self.attention(x, audio)
+        attended, attention = in_blocks(self.attend, visual, audio)
 
         # 2. Along time, within each modality
         visual_key = self.visual_encoder(attended)
