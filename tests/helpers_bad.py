@@ -24,8 +24,8 @@ from utils.config.settings import SUPERVISED, WEAK
 MAINS = {SUPERVISED: supv_main.main, WEAK: weak_main.main}
 
 COMMANDS = [
-    "utils.benchmark", "utils.compare", "utils.config", "utils.predict", "utils.recorder", "utils.report",
-    "utils.study",
+    "utils.benchmark", "utils.compare", "utils.config", "utils.predict", "utils.recorder", "utils.release",
+    "utils.report", "utils.study",
     "dataset.check", "dataset.convert", "dataset.download", "dataset.extract", "dataset.ingest", "dataset.stats",
     "dataset.synthetic",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from utils.base.errors import UserError, write_error
@@ -123,6 +123,35 @@ def _lock(descriptor: int) -> bool | None:
     except OSError:
         return None
     return True
+
+
+@contextlib.contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and its parents for the block; where this doesn't end well, those that were made are removed."""
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in absent:
+                path.rmdir()
+        raise
+
+
+def new_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder with these files, all of them or none. Raises UserError where something is there already."""
+    if os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not any(path.iterdir())):
+        raise UserError(f"{path}: is there already; name a new folder, or remove it")
+    with made_folder(path.parent), writing(path), private_folder(path) as temporary:
+        new = make_folder(temporary / "new")
+        for name, content in files.items():
+            with open(new / name, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        os.rename(new, path)
+        _sync_folder(path.parent)
 
 
 def inside(folder: str | os.PathLike, name: str) -> Path:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.base import released
 from utils.base.atomic import atomic_path
 from utils.base.errors import UserError
 from utils.base.state_dicts import find_weights, require_dense
@@ -54,15 +55,18 @@ class Checkpoint:
         """Whether this project wrote it."""
         return self.config is not None
 
+    def content(self) -> dict[str, Any]:
+        """What its file holds."""
+        return {"format": FORMAT} | {name: getattr(self, name) for name in _SAVED if getattr(self, name) is not None}
+
     def save(self, path: str | os.PathLike) -> None:
         """Write it: the file at `path` is replaced only once the new one is whole.
 
         Raises UserError when the disk is full or the folder can't be written; the older file stays.
         """
-        content = {name: getattr(self, name) for name in _SAVED if getattr(self, name) is not None}
         # torch's own writer to a file hides the operating system's reason when the disk is full.
         buffer = io.BytesIO()
-        torch.save({"format": FORMAT, **content}, buffer)
+        torch.save(self.content(), buffer)
         with atomic_path(path) as part:
             # Not getbuffer(): a write that fails leaves its view in the traceback, and Python 3.12 crashes freeing it.
             part.write_bytes(buffer.getvalue())
@@ -71,10 +75,13 @@ class Checkpoint:
     def load(cls, path: str | os.PathLike) -> Checkpoint:
         """Read a checkpoint, ours or anybody's, onto the CPU. Says in the log what else in the file is passed over.
 
+        Args:
+            path: a file, or the folder of a released network.
+
         Raises UserError that says what the file is instead: missing, truncated, with code in it, or no checkpoint.
         """
         path = Path(path)
-        content = _read(path)
+        content = released.read(path) if released.is_release(path) else _read(path)
         try:
             if _is_ours(content):
                 return cls(**_our_fields(content), path=path)
@@ -85,6 +92,11 @@ class Checkpoint:
             more = f" and {len(passed) - 8} more" if len(passed) > 8 else ""
             _log.info(f"{path}: only its weights are read; passed over: {', '.join(passed[:8])}{more}")
         return cls(weights, path=path)
+
+
+def folder_of(path: Path) -> Path:
+    """The folder where what is made of a checkpoint goes: beside a file, in a release."""
+    return path if path.is_dir() else path.parent
 
 
 _SAVED = tuple(part.name for part in fields(Checkpoint) if part.name != "path")

@@ -10,9 +10,8 @@ import numpy as np
 from dataset import fingerprint
 from utils.base.errors import UserError
 from utils.base.paths import project_path
-from utils.config.settings import MAINS
 from utils.evaluation.protocols import CHOOSING_SPLITS
-from utils.evaluation.results import evaluations_of, read_metrics
+from utils.evaluation.results import evaluations_of, how_to_evaluate, read_metrics
 from utils.evaluation.stored import Stored, read
 from utils.study.results import WEIGHTS, chosen_epochs, evaluation_folder, result_of
 from utils.study.runs import Run, Study
@@ -58,7 +57,10 @@ def _rows(path: str, split: str) -> list[Compared]:
     study, folders = Study(path), dict[str, list[Path]]()
     for run in study.runs:
         folders.setdefault(run.name, [])
-        if result_of(run) is not None:
+        result = result_of(run)
+        if result is not None and split == "val" and result.validation is None:
+            raise UserError(f"{run.folder}: has no validation protocol, since its data have no val split")
+        if result is not None:
             folders[run.name].append(_evaluation(run, split))
     for name, found in folders.items():
         if not found:
@@ -70,20 +72,17 @@ def _rows(path: str, split: str) -> list[Compared]:
 
 def _evaluation(run: Run, split: str) -> Path:
     """The evaluation, on the test split, of the weights of the epoch that `split` chose in a finished run."""
-    source = run.source or run
-    chosen, weights = chosen_epochs(source), WEIGHTS[split]
-    if split not in chosen:
-        raise UserError(f"{run.folder}: has no validation protocol, since its data have no val split")
+    weights = WEIGHTS[split]
     if run.source is not None:
         return evaluation_folder(run, split)
-    for folder in evaluations_of(run.folder, weights, chosen[split]["epoch"]):
+    chosen = chosen_epochs(run).get(split)
+    for folder in evaluations_of(run.folder, weights, chosen["epoch"]) if chosen else []:
         metrics = read_metrics(folder)
         if metrics.get("split") == "test" and metrics.get("localize", "authors") == run.config.eval.localize:
             return folder
-    script = MAINS[run.config.supervision].replace("main.py", "test.sh")
     raise UserError(
-        f"{run.folder}: holds no evaluation of its {weights} on the test split; make one with `bash {script} --config "
-        f"{run.folder / 'config.json'} --resume {run.folder / weights} --output {run.folder / f'eval-test-by-{split}'}`"
+        f"{run.folder}: holds no evaluation of its {weights} on the test split; make one with "
+        f"`{how_to_evaluate(run.folder, weights, run.config.supervision)}`"
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from utils.compare.compared import Compared
 from utils.evaluation.clip_scores import ACCURACY, SCORES, clip_categories
-from utils.evaluation.intervals import RESAMPLES, Interval, difference_interval, mean_interval
+from utils.evaluation.intervals import RESAMPLES, difference_interval, mean_interval, number
 from utils.evaluation.stored import Stored
 from utils.study.table import markdown
 
@@ -39,11 +39,11 @@ Scores = dict[str, np.ndarray]  # by name, [seeds, clips] each
 def _accuracies(every: dict[str, Scores]) -> tuple[list[str], list[list[str]]]:
     base, *others = every
     first = every[base][ACCURACY]
-    body = [[base, str(len(first)), with_interval(mean_interval(first)), "", "", "", ""]]
+    body = [[base, str(len(first)), mean_interval(first).text(), "", "", "", ""]]
     for name in others:
         scores = every[name][ACCURACY]
-        line = [name, str(len(scores)), with_interval(mean_interval(scores))]
-        line += [with_interval(difference_interval(scores, first), "+"), *map(str, won_lost_tied(scores, first))]
+        line = [name, str(len(scores)), mean_interval(scores).text()]
+        line += [difference_interval(scores, first).text("+"), *map(str, won_lost_tied(scores, first))]
         body.append(line)
     return ["evaluation", "seeds", f"{SCORES[ACCURACY]}, %", "difference", "clips won", "lost", "tied"], body
 
@@ -57,10 +57,10 @@ def won_lost_tied(scores: np.ndarray, base: np.ndarray) -> tuple[int, int, int]:
 def _apart(every: dict[str, Scores]) -> tuple[list[str], list[list[str]]]:
     names = [name for name in SCORES if name != ACCURACY]
     base, *others = every
-    body = [[base, *(_number(mean_interval(every[base][name]).value) for name in names)]]
+    body = [[base, *(number(mean_interval(every[base][name]).value) for name in names)]]
     for other in others:
         pairs = [(every[other][name], every[base][name]) for name in names]
-        body.append([f"{other}, difference", *(with_interval(difference_interval(*pair), "+") for pair in pairs)])
+        body.append([f"{other}, difference", *(difference_interval(*pair).text("+") for pair in pairs)])
     return ["evaluation", *(SCORES[name] for name in names)], body
 
 
@@ -71,21 +71,9 @@ def _by_category(stored: Stored, scores: np.ndarray, base: np.ndarray) -> tuple[
     body = []
     for index in np.unique(of_clip):
         ours, theirs = scores[:, of_clip == index], base[:, of_clip == index]
-        difference = with_interval(difference_interval(ours, theirs), "+")
+        difference = difference_interval(ours, theirs).text("+")
         body.append([names[index], f"{theirs.mean():.2f}", difference, *map(str, won_lost_tied(ours, theirs))])
     return ["category", "the first", "difference", "clips won", "lost", "tied"], body
-
-
-def with_interval(interval: Interval, sign: str = "") -> str:
-    """A number and its interval; `sign` is "+" for a difference."""
-    value, low, high = interval
-    if low is None or high is None:
-        return _number(value, sign)
-    return f"{_number(value, sign)} ({_number(low, sign)} to {_number(high, sign)})"
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return "none" if value is None else f"{round(value, 2) + 0.0:{sign}.2f}"  # + 0.0: not -0.00
 
 
 def _explained(several: bool) -> str:

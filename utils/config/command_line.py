@@ -57,7 +57,7 @@ def parse(
     parser.add_argument("--gpu", help="GPU number, several with commas, or cpu (default: the first GPU, if any)")
     parser.add_argument(
         "--checkpoint", "--resume", dest="resume", metavar="FILE",
-        help='checkpoint to start from or evaluate, or "last": go on with the run',
+        help='checkpoint to start from or evaluate, the folder of a release, or "last": go on with the run',
     )  # fmt: skip
     parser.add_argument("--evaluate", action="store_true", help="evaluate a checkpoint instead of training")
     parser.add_argument(

@@ -31,6 +31,17 @@ class Interval(NamedTuple):
     low: float | None
     high: float | None
 
+    def text(self, sign: str = "") -> str:
+        """The number, and in brackets its interval where there is one; `sign` is "+" for a difference."""
+        if self.low is None or self.high is None:
+            return number(self.value, sign)
+        return f"{number(self.value, sign)} ({number(self.low, sign)} to {number(self.high, sign)})"
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """A number with two digits after the point; "none" where there is none."""
+    return "none" if value is None else f"{round(value, 2) + 0.0:{sign}.2f}"  # + 0.0: not -0.00
+
 
 def mean_interval(scores: Scores, resamples: int = RESAMPLES) -> Interval:
     """The mean of a network's scores [seeds, clips], and its interval."""

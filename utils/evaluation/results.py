@@ -14,10 +14,11 @@ import numpy as np
 from torch import Tensor
 
 from dataset.labels import ClipNames
-from utils.base.atomic import atomic_path, make_folder, private_folder, write_text, writing
+from utils.base.atomic import atomic_path, made_folder, make_folder, private_folder, write_text, writing
 from utils.base.errors import UserError
 from utils.base.locks import held
 from utils.base.text import read_json
+from utils.config.settings import MAINS
 from utils.evaluation.evaluate import Evaluation
 
 METRICS = "metrics.json"
@@ -59,19 +60,16 @@ def replacing(folder: Path) -> Iterator[Path]:
     doesn't end well nothing of the new ones is left. Other files in `folder` stay. Raises UserError where the folder
     can't be written, or another process writes to it.
     """
-    absent = [path for path in (folder, *folder.parents) if not path.exists()]
-    make_folder(folder)
-    try:
-        busy = f"{folder}: another process is writing an evaluation there; wait for it, or name another --output"
-        with writing(folder), held(folder / ".lock", busy), private_folder(folder / "evaluation") as temporary:
-            new, old = make_folder(temporary / "new"), temporary / "old"
-            yield new
-            _exchange(new, folder, old)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            for path in absent:
-                path.rmdir()
-        raise
+    busy = f"{folder}: another process is writing an evaluation there; wait for it, or name another --output"
+    with (
+        made_folder(folder),
+        writing(folder),
+        held(folder / ".lock", busy),
+        private_folder(folder / "evaluation") as temporary,
+    ):
+        new, old = make_folder(temporary / "new"), temporary / "old"
+        yield new
+        _exchange(new, folder, old)
 
 
 def _exchange(new: Path, folder: Path, old: Path) -> None:
@@ -152,3 +150,10 @@ def evaluations_of(run: Path, checkpoint: str, epoch: int | None) -> list[Path]:
         for folder, metrics in read.items()
         if Path(str(metrics.get("checkpoint"))).name == checkpoint and metrics.get("epoch") == epoch
     ]
+
+
+def how_to_evaluate(run: Path, checkpoint: str, supervision: str) -> str:
+    """The command line that evaluates a run's checkpoint on the test split, in the run folder."""
+    script = MAINS[supervision].replace("main.py", "test.sh")
+    output = run / f"eval-test-{checkpoint.removesuffix('.pth.tar')}"
+    return f"bash {script} --config {run / 'config.json'} --resume {run / checkpoint} --output {output}"

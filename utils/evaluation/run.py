@@ -19,7 +19,7 @@ from dataset.loading import Batches
 from dataset.trivial import leaked_clips, trivial_accuracies
 from model.localization import Localization
 from utils.base import processes
-from utils.base.checkpoint import Checkpoint
+from utils.base.checkpoint import Checkpoint, folder_of
 from utils.base.devices import dtype_of
 from utils.base.errors import UserError
 from utils.base.paths import config_path
@@ -88,9 +88,9 @@ def evaluate_checkpoint(
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     metrics = _metrics(result, dataset, network, localization, checkpoint, config, label_regime)
-    folder = Path(output or path.parent / f"eval-{split}")
+    folder = Path(output or folder_of(path) / f"eval-{split}")
     if processes.rank() == 0:
-        metrics["protocols"] = protocols.protocols(path.parent) if checkpoint.ours else None
+        metrics["protocols"] = protocols.protocols(folder_of(path)) if checkpoint.ours else None
         metrics["data"] = fingerprint(root, None)  # so that nobody compares it with one on other clips
         metrics |= detailed(result, names.categories)
         with results.replacing(folder) as new:

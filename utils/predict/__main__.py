@@ -13,6 +13,7 @@ from pathlib import Path
 from dataset import labels
 from dataset.extract.flags import add_feature_flags, names_of_weights
 from utils.base.atomic import make_folder
+from utils.base.checkpoint import folder_of
 from utils.base.devices import choose_device
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{where}; {loaded.localization.description}")
     extractor = FeatureExtractor(vgg19, vggish, device, args.batch_size)
     loaded.network.to(device)
-    folder = make_folder(args.output or args.checkpoint.parent / "predict")
+    folder = make_folder(args.output or folder_of(args.checkpoint) / "predict")
     threshold = loaded.localization.event_threshold if args.threshold is None else args.threshold
     made_with = {
         "checkpoint": str(args.checkpoint),
@@ -67,7 +68,7 @@ def _parser() -> Parser:
         required=True,
         type=Path,
         metavar="FILE",
-        help="of any network, this project's or its authors'",
+        help="of any network, this project's or its authors'; or the folder of a release",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="for the JSON files (default: predict/ beside FILE)")
     parser.add_argument("--html", type=Path, metavar="OUT", help="write a page that plays the videos")

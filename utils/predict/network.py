@@ -13,7 +13,7 @@ from dataset import files, labels
 from model import NETWORKS
 from model.localization import Localization
 from model.settings import NetworkSettings
-from utils.base.checkpoint import Checkpoint
+from utils.base.checkpoint import Checkpoint, folder_of
 from utils.base.errors import UserError
 from utils.base.paths import ROOT
 from utils.config.settings import DataSettings
@@ -71,7 +71,7 @@ def _evaluated_with(folder: Path, checkpoint: Path, epoch: int | None) -> dict[s
         raise UserError(f"{folder}: is an evaluation of a supervised network, which has no such choice")
     evaluated = metrics.get("checkpoint")
     if isinstance(evaluated, str):  # else by hand: nothing to compare
-        is_beside = _is_same(folder.absolute().parent, checkpoint.absolute().parent)  # and both may have been moved
+        is_beside = _is_same(folder.absolute().parent, folder_of(checkpoint.absolute()))  # and both may have been moved
         is_same = _is_same(ROOT / evaluated, checkpoint) or (is_beside and Path(evaluated).name == checkpoint.name)
         if not is_same or metrics.get("epoch") != epoch:
             raise UserError(

@@ -15,9 +15,8 @@ from made_evaluation import as_metrics, made_evaluation
 from dataset.labels import ClipNames
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR
 from utils.compare.__main__ import main
-from utils.compare.tables import with_interval, won_lost_tied
+from utils.compare.tables import won_lost_tied
 from utils.evaluation import results
-from utils.evaluation.intervals import Interval
 from utils.study.runs import Study
 
 NAMES = ["Bark", "Bell", "Cat"]
@@ -94,12 +93,6 @@ def test_an_evaluation_and_itself_are_tied_everywhere(tmp_path, capsys):
 def test_wins_are_of_the_mean_over_seeds():
     scores, base = np.array([[90.0, 50, 70, 10], [70, 50, 70, 10]]), np.array([[80.0, 60, 60, 10]])
     assert won_lost_tied(scores, base) == (1, 1, 2)
-
-
-def test_a_number_without_an_interval_stands_alone():
-    assert with_interval(Interval(50.0, None, None), "+") == "+50.00"
-    assert with_interval(Interval(None, None, None)) == "none"
-    assert with_interval(Interval(-0.001, -0.004, 0.2), "+") == "+0.00 (+0.00 to +0.20)"
 
 
 OTHER = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.evaluation.intervals import bounds, difference_interval, mean_interval
+from utils.evaluation.intervals import Interval, bounds, difference_interval, mean_interval
 
 SIMULATIONS = 300
 DIFFERENCE = 2.0  # points by which the second network is better
@@ -84,3 +84,9 @@ def test_few_clips_and_other_clips() -> None:
     assert mean_interval(np.array([[np.nan, np.nan]])) == (None, None, None)
     with pytest.raises(ValueError, match="different clips"):
         difference_interval(np.zeros((1, 3)), np.zeros((1, 4)))
+
+
+def test_an_interval_in_words() -> None:
+    assert Interval(50.0, None, None).text("+") == "+50.00"
+    assert Interval(None, None, None).text() == "none"
+    assert Interval(-0.001, -0.004, 0.2).text("+") == "+0.00 (+0.00 to +0.20)"

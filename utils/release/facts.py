@@ -1,0 +1,106 @@
+"""What is known of a run's result: the weights that a protocol chose, their numbers, and how they were made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataset import files
+from model import build_model
+from utils.base.checkpoint import Checkpoint
+from utils.base.errors import UserError
+from utils.base.text import require_file
+from utils.config.settings import Config
+from utils.evaluation.intervals import mean_interval
+from utils.evaluation.protocols import CHOOSING_SPLITS, protocols
+from utils.evaluation.results import evaluations_of, how_to_evaluate
+from utils.evaluation.stored import read
+from utils.evaluation.weights import config_of, network_of
+from utils.study.results import WEIGHTS
+from utils.training import provenance, result
+
+
+def facts_of(run: Path, protocol: str, license: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a checkpoint of a run holds, and all that its card says.
+
+    Args:
+        run: the run folder.
+        protocol: which weights, a name of CHOOSING_SPLITS.
+        license: of the weights, as model hubs call it.
+
+    Raises UserError where the run has no such weights, these are damaged, or no evaluation of them is there.
+    """
+    name = WEIGHTS[CHOOSING_SPLITS[protocol]]
+    require_file(run / name, "checkpoint", f"{run} holds no run whose weights this protocol has chosen")
+    checkpoint = Checkpoint.load(run / name)
+    if not checkpoint.ours:
+        raise UserError(f"{run / name}: is not a checkpoint of a run of this project, so nothing is known of it")
+    network_of(checkpoint)  # the weights are whole, and those of the network that the config names
+    config = config_of(checkpoint)
+    folders = evaluations_of(run, name, checkpoint.epoch)
+    if not folders:
+        raise UserError(
+            f"{run}: holds no evaluation of its {name}, so there are no numbers to hand on; make one with "
+            f"`{how_to_evaluate(run, name, config.supervision)}`"
+        )
+    results = [_result(folder) for folder in folders]
+    starts = provenance.read(run).get("starts", [])
+    facts = {
+        "model": config.model.name,
+        "parameters": _parameters(config),
+        "supervision": config.supervision,
+        "label_regime": config.label_regime,
+        "epoch": checkpoint.epoch,
+        "n_epoch": config.train.n_epoch,
+        "seed": config.train.seed,
+        "precision": config.train.precision,
+        "protocol": protocol,
+        "protocols": protocols(run),
+        "results": results,
+        "data": _data(config, checkpoint),
+        "generated": _is_generated(config, results, result.read(run)),
+        "fits_videos": (config.model.video_inputdim, config.model.audio_inputdim) == (512, 128),
+        "starts": len(starts),
+        "start": starts[-1] if starts else None,
+        "license": license,
+    }
+    content = checkpoint.content() | {"config": config.model_dump()}
+    content.pop("training", None)
+    return content, facts
+
+
+def _parameters(config: Config) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_model(config.model).parameters())
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    """An evaluation's numbers, each score as [value, lower end, upper end] in percent."""
+    stored = read(folder)
+    kept = ("split", "clips", "segments", "localization", "data_root", "generated")
+    scores = {name: mean_interval(values[None]) for name, values in stored.clip_scores().items()}
+    return {key: stored.metrics.get(key, False) for key in kept} | {"scores": scores}
+
+
+def _data(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The data that it was trained on: their folder, and how many clips, segments and categories they have."""
+    known = {"root": config.data.root, "categories": config.model.categories}
+    prints = checkpoint.data or {}
+    for key, name, axis in (("clips", files.AUDIO, 0), ("segments", files.AUDIO, 1), ("train", files.ORDERS[0], 0)):
+        shape = prints.get(name, {}).get("shape")
+        known[key] = shape[axis] if shape else None
+    return known
+
+
+def _is_generated(config: Config, results: list[dict[str, Any]], whole: result.RunResult | None) -> bool:
+    """Whether it was trained on generated clips: by what the run noted, its config, its data folder, or an evaluation."""
+    return any(
+        [
+            whole is not None and whole.generated,
+            config.data.generate is not None,
+            (config.data.folder / files.GENERATED).exists(),
+            *(found["generated"] for found in results if found["data_root"] == config.data.root),
+        ]
+    )
