@@ -95,7 +95,7 @@ def _data(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _is_generated(config: Config, results: list[dict[str, Any]], whole: result.RunResult | None) -> bool:
-    """Whether it was trained on generated clips: by what the run noted, its config, its data folder, or an evaluation."""
+    """Whether it was trained on generated clips: as the run noted, by its config, its data folder, or an evaluation."""
     return any(
         [
             whole is not None and whole.generated,
