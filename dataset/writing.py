@@ -17,6 +17,7 @@ from dataset import files
 from dataset.arrays import row_offsets
 from dataset.prefetch import ahead
 from utils.base.atomic import private_folder
+from utils.base.errors import UserError
 from utils.base.locks import held
 
 _HDF5_OVERHEAD = 2**20  # bytes, beyond the values themselves; generous
@@ -102,14 +103,18 @@ class GrowingFile:
         shape: of a row.
         rows: how many rows the file already has.
 
-    Raises OSError where the operating system refuses to write.
+    Raises OSError where the operating system refuses to write, UserError where the file breaks off before that row.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: str, rows: int = 0) -> None:
         self.shape, self.dtype, self.rows, self._path = shape, np.dtype(dtype), rows, path
         self._start = len(self._header(1)[0])
-        self._file = open(path, "rb+" if rows else "wb")  # noqa: SIM115 - held open until `close`
-        self._file.seek(self._start + rows * self.dtype.itemsize * math.prod(shape))
+        self._file = open(path, "rb+" if rows and path.exists() else "wb")  # noqa: SIM115 - held open until `close`
+        end = self._start + rows * self.dtype.itemsize * math.prod(shape)
+        if rows and os.fstat(self._file.fileno()).st_size < end:
+            self.close()
+            raise UserError(f"{path}: breaks off before row {rows}, which it had; remove {path.parent} to begin anew")
+        self._file.seek(end)
 
     def append(self, values: np.ndarray) -> None:
         """Write the next row."""

@@ -136,7 +136,7 @@ class Reader:
             path = source.path(clip.id)
             content = read_content(path)
             for part, key in source.parts.items():
-                if part == LABELS and clip.event is not None and isinstance(content, dict) and key not in content:
+                if part == LABELS and clip.event and key and isinstance(content, dict) and key not in content:
                     continue  # the table tells when the event is
                 with _naming(path):
                     array = part_of(content, key, path)

@@ -99,7 +99,7 @@ def _members(content: bytes, ending: str) -> dict[str, bytes]:
 
 
 def _tensors(content: bytes) -> Any:
-    import torch  # takes seconds and 300 MB, and no other kind of file needs it
+    import torch  # takes seconds and 220 MiB, and no other kind of file needs it
 
     from utils.base.state_dicts import require_dense
 

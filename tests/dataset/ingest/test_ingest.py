@@ -18,6 +18,7 @@ from made_clips import (
     WRITERS,
     MadeClip,
     clips_of,
+    event_of,
     flags,
     write_ave_pm,
     write_csv,
@@ -195,6 +196,18 @@ def test_one_file_a_clip_by_flags_with_labels_of_its_own(clips, names, tmp_path)
     expected = [[clip.start <= t < clip.end for t in range(8)] for clip in clips]
     assert (read(tmp_path / "data", files.LABELS)[:, :, -1] == 0).tolist() == expected
     assert labels.category_names(tmp_path / "data") == list(dict.fromkeys(names[clip.category] for clip in clips))
+
+
+def test_labels_in_files_are_held_against_the_times_in_the_table(clips, names, tmp_path, capsys):
+    arguments = write_general(tmp_path / "from", clips, names)
+    (tmp_path / "from" / "labels").mkdir()
+    for number, clip in enumerate(clips):
+        event = 1 - event_of(clip) if number in (0, 7) else event_of(clip)
+        np.savez(tmp_path / "from" / "labels" / f"{clip.id}.npz", event)
+    assert run(tmp_path / "data", *arguments, "--labels", tmp_path / "from" / "labels") == 0
+    said = f"2 clips (such as {clips[0].id}): table and stored labels disagree: the table's were taken"
+    assert said in capsys.readouterr().out
+    assert (read(tmp_path / "data", files.LABELS)[:, :, -1] == [1 - event_of(clip) for clip in clips]).all()
 
 
 def test_features_without_a_grid_are_stored_without_one(clips, names, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import signal
 import sys
 import time
@@ -173,6 +175,35 @@ def test_another_table_or_type_is_refused_and_what_was_done_stays(source, tmp_pa
     assert content(to / make.WORK) == before
     (folder / "table.csv").write_text(table)
     assert ingest.main([*arguments, "--to", str(to)]) == 0
+
+
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 3000), Path.unlink])
+def test_rows_that_are_gone_are_not_taken_for_zeros(source, tmp_path, capsys, damage):
+    _, arguments = source
+    to = tmp_path / "data"
+    assert in_a_process(arguments, to, killed_at(110)) == -signal.SIGKILL
+    damage(to / make.WORK / files.VISUAL)
+    assert ingest.main([*arguments, "--to", str(to)]) == 2
+    assert "visual_feature.h5" in capsys.readouterr().err
+    shutil.rmtree(to / make.WORK)
+    assert ingest.main([*arguments, "--to", str(to)]) == 0
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(source, tmp_path, capfd):
+    _, arguments = source
+    to = tmp_path / "data"
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+
+    assert in_a_process(arguments, to, limit) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ")
+    assert "may not become that large" in err
+    assert in_a_process(arguments, to) == 0
+    assert in_a_process(arguments, tmp_path / "whole") == 0
+    assert content(to) == content(tmp_path / "whole")
 
 
 def test_two_runs_into_one_folder_do_not_write_at_once(source, tmp_path, capsys):
