@@ -7,7 +7,7 @@ read off something: `RULES` has several ways; none of them, nor what chooses its
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,25 +15,45 @@ from torch import Tensor, nn
 
 from model.interface import Explanation, Prediction, category_of_clips, spread_category
 from model.settings import RuleName
+from model.thresholds import likely_threshold, otsu_threshold
 
 
-def _own(activation: Tensor, category: Tensor) -> Tensor:
-    """The activation of the clip's category: [B, T, C+1], [B] -> [B, T]."""
-    return activation[torch.arange(len(category), device=category.device), :, category]
+def _own(activations: Sequence[Tensor], category: Tensor) -> Tensor:
+    """The activation of the clip's category, summed: [B, T, C+1] each, [B] -> [B, T]."""
+    return sum(activations)[torch.arange(len(category), device=category.device), :, category]
 
 
-def _margin(activation: Tensor, category: Tensor) -> Tensor:
-    """By how much the activation of the clip's category is above the background's: [B, T, C+1], [B] -> [B, T]."""
-    return _own(activation, category) - activation[..., -1]
+def _margin(activations: Sequence[Tensor], category: Tensor) -> Tensor:
+    """By how much the activation of the clip's category is above the background's, summed: -> [B, T]."""
+    return _own(activations, category) - sum(activations)[..., -1]
 
 
-def _margin_behind_best(activation: Tensor, category: Tensor) -> Tensor:
-    """How far a segment's margin stays behind the clip's highest: [B, T, C+1], [B] -> [B, T], at most 0.
+def _margin_behind_best(activations: Sequence[Tensor], category: Tensor) -> Tensor:
+    """How far a segment's margin stays behind the clip's highest: -> [B, T], at most 0.
 
     Clips differ in how strongly they show their event; this takes that out.
     """
-    margin = _margin(activation, category)
+    margin = _margin(activations, category)
     return margin - margin.amax(1, keepdim=True)
+
+
+def _unbroken_odds(activations: Sequence[Tensor], category: Tensor) -> Tensor:
+    """Odds of a segment's category against background, as a share of the clip's highest: -> [B, T] in (0, 1].
+
+    Each of the n activations by itself is a log-odds of category c against background b, so with its margin
+    m_k[t] = a_k[t, c] - a_k[t, b] a segment's odds are exp(m_k[t] - max m_k) of those of the clip's best segment:
+
+        r[t] = 1/n sum over k of exp(m_k[t] - max over s of m_k[s])
+
+    An event has no gaps. So a segment counts as much as the best before it or the best after it, whichever is less:
+
+        score[t] = min(max over s <= t of r[s], max over s >= t of r[s])
+
+    which is at least r[t], and above a threshold exactly from the first to the last segment where r is.
+    """
+    odds = sum(_margin_behind_best([activation], category).exp() for activation in activations) / len(activations)
+    until, after = odds.cummax(1).values, odds.flip(1).cummax(1).values.flip(1)
+    return torch.minimum(until, after)
 
 
 class Rule(NamedTuple):
@@ -41,9 +61,11 @@ class Rule(NamedTuple):
 
     description: str  # in words, for results; {threshold} and {below}, its negative, are filled in
     score: str | None = None  # what scores segments: a score of the network's explanation, a probability, or else
-    activations: tuple[str, ...] = ()  # the sum of these activations of C+1 columns, background last,
-    of_activation: Callable[[Tensor, Tensor], Tensor] = _own  # read like this for the clip's category
-    threshold: float | None = None  # None: chosen on training clips by Otsu's rule
+    activations: tuple[str, ...] = ()  # these activations of C+1 columns, background last,
+    of_activations: Callable[[Sequence[Tensor], Tensor], Tensor] = _own  # read like this for the clip's category
+    threshold: float | None = None  # None: chosen on training clips
+    choose: Callable[[Tensor], float] = otsu_threshold  # like this
+    chosen_by: str = "Otsu's rule"  # in words
     limits: tuple[float, float] = (-math.inf, math.inf)  # beyond them a threshold means no more than at them
 
 
@@ -57,13 +79,13 @@ RULES: dict[RuleName, Rule] = {
     "background": Rule(
         f"{_CATEGORY}, less the background's, is not above {{threshold:.4g}}",
         activations=("fused",),
-        of_activation=_margin,
+        of_activations=_margin,
         threshold=0.0,
     ),
     "relative": Rule(
         f"{_CATEGORY}, less the background's, lies {{below:.4g}} or more below its highest in the clip",
         activations=("fused",),
-        of_activation=_margin_behind_best,
+        of_activations=_margin_behind_best,
         limits=(-math.inf, 0.0),
     ),
     # With each modality's own activations: where the event is seen, and where it is heard.
@@ -71,8 +93,19 @@ RULES: dict[RuleName, Rule] = {
         f"{_CATEGORY}, less the background's, summed over the fused features, the image and the audio, lies "
         f"{{below:.4g}} or more below its highest in the clip",
         activations=("fused", "visual", "audio"),
-        of_activation=_margin_behind_best,
+        of_activations=_margin_behind_best,
         limits=(-math.inf, 0.0),
+    ),
+    # The same as odds, so that the clearest background weighs no more than clear background, and without gaps.
+    "contiguous": Rule(
+        "background before the first and after the last segment where the odds of the clip's category against "
+        "background are above {threshold:.4g} of its highest in the clip, on average over the fused features, the "
+        "image and the audio",
+        activations=("fused", "visual", "audio"),
+        of_activations=_unbroken_odds,
+        choose=likely_threshold,
+        chosen_by="the likeliest split into two normal distributions",
+        limits=(0.0, 1.0),
     ),
 }
 
@@ -164,8 +197,10 @@ class Localization:
 
     def choose(self, scores: Tensor) -> None:
         """Choose the threshold from what `scores` returned of the training clips, [n, T]."""
-        self.threshold = otsu_threshold(scores)
-        self.chosen_by = f"chosen by Otsu's rule on {len(scores)} training clips with an event, from clip labels only"
+        self.threshold = self.rule.choose(scores)
+        self.chosen_by = (
+            f"chosen by {self.rule.chosen_by} on {len(scores)} training clips with an event, from clip labels only"
+        )
 
     def check(self, explanation: Explanation) -> None:
         """Raise ValueError where an explanation of the network lacks what the rule reads."""
@@ -183,8 +218,7 @@ class Localization:
         self.check(explanation)
         if self.rule.score:
             return explanation.scores[self.rule.score]
-        first, *others = (explanation.activations[name] for name in self.rule.activations)
-        return self.rule.of_activation(sum(others, start=first), category)
+        return self.rule.of_activations([explanation.activations[name] for name in self.rule.activations], category)
 
 
 def check_rule(localize: str, threshold: float | None) -> None:
@@ -201,26 +235,6 @@ def check_rule(localize: str, threshold: float | None) -> None:
             f"a threshold of {threshold} means nothing to the localization rule {localize!r}: its scores lie between "
             f"{low:g} and {high:g}"
         )
-
-
-def otsu_threshold(scores: Tensor) -> float:
-    """The threshold that parts scores into two groups of least variance within (Otsu, 1979).
-
-    Among all midpoints of neighbouring scores, the one with the largest variance between the groups. Below all
-    scores when they are all equal. Raises ValueError for scores that aren't finite, and for none at all.
-    """
-    x = scores.double().flatten().sort().values
-    if not len(x) or not x.isfinite().all():
-        raise ValueError(
-            "no threshold can be chosen: " + ("there are no scores" if not len(x) else "some scores are not finite")
-        )
-    if x[0] == x[-1]:
-        return x[0].item() - 1
-    below = torch.arange(1, len(x), device=x.device)
-    above = len(x) - below
-    total = (x - x.mean()).cumsum(0)[:-1]  # of the lower group; the upper one's is its negative
-    best = (total.square() / (below * above)).argmax()
-    return ((x[best] + x[best + 1]) / 2).item()
 
 
 def _is_number(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import pytest
@@ -17,13 +18,15 @@ from dataset.loading import make_batches
 from model import build_model
 from model.cmbs import WeaklySupervisedCMBS, WeakOutput
 from model.interface import Explanation
-from model.localization import RULES, Localization, otsu_threshold
+from model.localization import RULES, Localization
+from model.thresholds import likely_threshold, otsu_threshold
 from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR
 from utils.evaluation.threshold import choose_threshold
 
 BACKGROUND = 2  # of two categories
+BY_ACTIVATION = [name for name, rule in RULES.items() if rule.activations]
 
 
 def made_output(activation: list, gate: list, category: int = 1) -> tuple[WeakOutput, Explanation]:
@@ -57,13 +60,15 @@ CLIP = made_output([[9.0, 8.0, 0.0], [9.0, 5.0, 0.0], [9.0, 4.0, 1.0], [9.0, 1.0
         ("relative", -4.0, [1, 1, 0, 0]),
         ("combined", -2.0, [1, 1, 0, 0]),
         ("combined", -2.1, [1, 1, 1, 0]),
+        ("contiguous", 0.36, [0, 1, 0, 0]),
+        ("contiguous", 0.355, [1, 1, 0, 0]),
     ],
 )
 def test_what_a_rule_calls_an_event(localize, threshold, events):
     prediction = localized(localize, threshold)(*CLIP)
     assert prediction.segments.tolist() == [[1 if event else BACKGROUND for event in events]]
     assert prediction.category.tolist() == [1]
-    if localize in ("activation", "background", "relative", "combined"):
+    if localize in BY_ACTIVATION:
         assert (prediction.event_probability > 0.5).int().tolist() == [events]
     else:
         assert torch.equal(prediction.event_probability, CLIP[0].gate)
@@ -79,7 +84,7 @@ def test_a_clip_called_background_has_no_event(localize):
     )
     prediction = localized(localize, None if localize == "authors" else 0.0)(output, explanation)
     assert (prediction.segments == BACKGROUND).all()
-    if localize in ("activation", "background", "relative", "combined"):
+    if localize in BY_ACTIVATION:
         assert (prediction.event_probability == 0).all()
 
 
@@ -105,10 +110,52 @@ def test_otsu_finds_the_gap():
     assert otsu_threshold(torch.full((2, 3), 0.4)) < 0.4
 
 
+def test_the_likely_threshold_by_hand():
+    scores = torch.tensor([0.1, 0.2, 0.2, 0.5, 0.6, 0.8, 0.9, 0.9, 1.0, 1.0, 1.0, 1.0]).double()
+
+    def log_likelihood(h: float) -> float:
+        """Of every score as a draw from its group's normal distribution, the most likely of one variance."""
+        groups = [scores[scores <= h], scores[scores > h]]
+        variance = sum(len(x) * x.var(correction=0) for x in groups) / len(scores)
+        normal = [torch.distributions.Normal(x.mean(), variance.sqrt()) for x in groups]
+        shares = [math.log(len(x) / len(scores)) for x in groups]
+        return sum((n.log_prob(x) + p).sum().item() for x, n, p in zip(groups, normal, shares, strict=True))
+
+    values = scores.unique()
+    candidates = ((values[1:] + values[:-1]) / 2).tolist()
+    assert likely_threshold(scores) == pytest.approx(max(candidates, key=log_likelihood))
+    torch.manual_seed(0)
+    few, many = torch.randn(300) - 2, torch.randn(6000) + 2
+    assert likely_threshold(torch.cat([few, many])) < 0 < otsu_threshold(torch.cat([few, many]))
+
+
+def test_equal_scores_fall_into_one_group():
+    assert likely_threshold(torch.full((2, 3), 0.4)) < 0.4
+    assert 0.5 < likely_threshold(torch.tensor([0.5] + [1.0] * 1000)) < 1
+    assert 0 < likely_threshold(torch.tensor([0.0] * 1000 + [0.5])) < 0.5
+
+
+@pytest.mark.parametrize("choose", [otsu_threshold, likely_threshold])
 @pytest.mark.parametrize("scores", [[], [0.1, float("nan")], [0.1, float("inf")]])
-def test_otsu_takes_no_scores_that_say_nothing(scores):
+def test_no_threshold_comes_from_scores_that_say_nothing(scores, choose):
     with pytest.raises(ValueError, match="no threshold can be chosen"):
-        otsu_threshold(torch.tensor(scores))
+        choose(torch.tensor(scores))
+
+
+def test_a_contiguous_event_has_no_gaps():
+    torch.manual_seed(0)
+    fused, visual, audio = (3 * torch.randn(20, 8, BACKGROUND + 1) for _ in range(3))
+    logits = torch.zeros(20, BACKGROUND + 1)
+    logits[:, 1] = 1
+    output = WeakOutput(torch.ones(20, 8), logits, logits.softmax(-1))
+    explanation = Explanation(None, {}, {"fused": fused, "visual": visual, "audio": audio})
+    events = localized("contiguous", 0.3)(output, explanation).segments == 1
+    for clip in range(20):
+        margins = [activation[clip, :, 1] - activation[clip, :, BACKGROUND] for activation in (fused, visual, audio)]
+        odds = sum((margin - margin.max()).exp() for margin in margins) / 3
+        above = (odds > 0.3).nonzero().flatten().tolist()
+        wanted = list(range(above[0], above[-1] + 1)) if above else []
+        assert events[clip].nonzero().flatten().tolist() == wanted
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,11 @@ class Study:
             if source is not None and source not in self.settings.runs:
                 raise UserError(f"{path}: {name!r} evaluates the weights of {source!r}, which is none of its runs")
             file = _config_file(Path(path), config)
-            sections = config_files.merge(config_files.read_json(file), self.settings.set)
+            sections = config_files.read_json(file)
+            if source is not None:  # one localization's config serves the runs of several networks
+                trained = config_files.read_json(_config_file(Path(path), self.settings.runs[source]))
+                sections["model"] = trained.get("model", {})
+            sections = config_files.merge(sections, self.settings.set)
             for seed in dict.fromkeys(self.settings.seeds):
                 own = folder / f"seed-{seed}"
                 changes = {"train": {"seed": seed, "snapshot_pref": config_path(own)}}

@@ -204,9 +204,12 @@ def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_p
     monkeypatch.setattr(pool._Pool, "_call", call)
     weak = tiny_config("weak_main_model").name
     relative = tmp_path / "relative.json"
-    relative.write_text(json.dumps({"extends": weak, "eval": {"localize": "relative"}}))
+    # It tells of another network; the one that is evaluated is the run's.
+    other = {"model": {"quirks": {"own_gate": False}}, "eval": {"localize": "relative"}}
+    relative.write_text(json.dumps({"extends": weak, **other}))
     path = write_study(seeds=[1], runs={"weak": weak}, localizations={"relative": ["weak", relative.name]})
     trained, read = Study(path).runs
+    assert read.config.model == trained.config.model
     assert weak_main.main(["--config", str(tmp_path / weak), "--seed", "1", "--n_epoch", "2", "--gpu", "cpu",
                            "--snapshot_pref", str(trained.folder)]) == EXIT_DONE  # fmt: skip
     assert result_of(read) is None
