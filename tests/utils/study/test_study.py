@@ -58,7 +58,7 @@ def write_result(run: Run, authors: float, validation: float | None, **changes: 
         "protocols": dict(zip(("authors", "validation"), chosen, strict=True)),
         "seconds": 2.0,
         "config": run.config.model_dump(),
-        "data": fingerprint.fingerprint(run.config.data.folder, weak=run.config.supervision == "weak"),
+        "data": fingerprint.fingerprint(run.config.data.folder, run.config.label_regime),
         "start": {},
     }
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def test_the_result_files_of_runs_are_enough_for_a_table(write_study, tiny_data)
     write_result(second, 70.0, 50.0, config=other)
     with pytest.raises(UserError, match=r"train\.lr"):
         result_of(second)
-    data = fingerprint.fingerprint(tiny_data, weak=False)
+    data = fingerprint.fingerprint(tiny_data, None)
     data[files.LABELS] = {**data[files.LABELS], "sha256": "0"}
     write_result(second, 70.0, 50.0, data=data)
     with pytest.raises(UserError, match=f"was trained on other data than .*: {files.LABELS}"):
