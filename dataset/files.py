@@ -100,6 +100,12 @@ def require_folder(root: str | os.PathLike) -> None:
         raise UserError(f"{root}: you have no permission to read this folder; change its permissions")
 
 
+def in_words(label_regime: str) -> str:
+    """What a weakly supervised network learned from; the name itself where a later version gave it."""
+    known = LABEL_REGIMES.get(label_regime)
+    return known.words if known else label_regime
+
+
 def read_with(label_regime: str | None) -> tuple[str, ...]:
     """Those of EVERY_FILE that a run reads: by its label regime, or under full supervision (None)."""
     weak = LABEL_REGIMES[label_regime].reads if label_regime else ()

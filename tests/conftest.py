@@ -56,8 +56,9 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gridless_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same on a grid of one cell: visual features are stored without it, [40, 10, 16]. Read only."""
-    return generate.generate(tmp_path_factory.mktemp("data") / "flat", generate.Settings(**TINY_DATA, grid=(1, 1)))
+    """The same of 7 segments on a grid of one cell: visual features are stored without it, [40, 7, 16]. Read only."""
+    settings = generate.Settings(**TINY_DATA, grid=(1, 1), segments=7)
+    return generate.generate(tmp_path_factory.mktemp("data") / "gridless", settings)
 
 
 @pytest.fixture

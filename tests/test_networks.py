@@ -53,9 +53,9 @@ def test_trains_goes_on_and_is_evaluated(name, tiny_config, tmp_path):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_features_without_a_grid(name, tiny_config, gridless_data, tmp_path, monkeypatch):
-    """Every network trains, goes on and is evaluated; attention to the only cell isn't kept, nor shown."""
+    """Every network trains on clips of 7 segments, goes on and is evaluated; there is no attention to be shown."""
     monkeypatch.setattr("utils.report.figures.save", lambda metrics, folder: None)
-    model = {"grid": [1, 1]} if name in ONE_SIZE else {}
+    model = {"grid": [1, 1], "segments": 7} if name in ONE_SIZE else {}
     config = tiny_config(name, model=model, data={"root": str(gridless_data)}, train={"n_epoch": 1})
     main, arguments = MAINS[NETWORKS[name].supervision], ["--config", str(config), "--gpu", "cpu"]
     assert main.main(arguments) == EXIT_DONE

@@ -59,7 +59,7 @@ def channels_first(array: np.ndarray) -> np.ndarray:
 def test_features_without_a_grid_are_on_one_of_a_single_cell(gridless_data, placement):
     with h5py.File(gridless_data / files.VISUAL) as file:
         stored = file[files.KEY][()]
-    assert stored.shape == (40, 10, 16)
+    assert stored.shape == (40, 7, 16)
     dataset = AVEDataset(gridless_data, "train")
     batches = make_batches({"train": dataset}, placement, {"train": 10}, CPU, seed=0, workers=0)["train"]
     read = {}
@@ -70,22 +70,22 @@ def test_features_without_a_grid_are_on_one_of_a_single_cell(gridless_data, plac
         assert torch.equal(visual, torch.from_numpy(stored[dataset.rows[position]])[:, None, None])
 
 
-@pytest.mark.parametrize("options", [{}, {"chunks": (1, 10, 16)}, {"compression": "gzip"}])
+@pytest.mark.parametrize("options", [{}, {"chunks": (1, 7, 16)}, {"compression": "gzip"}])
 def test_however_they_are_kept(gridless_data, tmp_path, options):
     data = restored(gridless_data, tmp_path / "data", lambda array: array[:, :, 0, 0], **options)
     assert same(every_clip(data), every_clip(gridless_data))
     visual, _, _ = WeakAVEDataset(data, "train")[-1]  # a background-only clip
-    assert visual.shape == (10, 1, 1, 16)
+    assert visual.shape == (7, 1, 1, 16)
 
 
 def test_every_command_reads_them(gridless_data, tmp_path, capsys):
     assert check_command.main(["--root", str(gridless_data), "--weak"]) == 0
-    assert "visual_feature.h5        yes      avadataset  40 x 10 x 1 x 1 x 16" in capsys.readouterr().out
+    assert "visual_feature.h5        yes      avadataset  40 x 7 x 1 x 1 x 16" in capsys.readouterr().out
     assert stats_command.main(["--root", str(gridless_data), "--figure", str(tmp_path / "figure.png")]) == 0
     assert convert.main(["--root", str(gridless_data), "--to", str(tmp_path / "new"), "--dtype", "float32"]) == 0
     assert same(every_clip(tmp_path / "new"), every_clip(gridless_data))
     shapes = [fingerprint(root, None)[files.VISUAL]["shape"] for root in (gridless_data, tmp_path / "new")]
-    assert shapes == [[40, 10, 1, 1, 16]] * 2
+    assert shapes == [[40, 7, 1, 1, 16]] * 2
 
 
 def test_square_flattened_grids_are_taken_and_said(tiny_data, tmp_path, caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dataset.files import in_words
 from utils.compare.compared import Compared
 from utils.evaluation.clip_scores import ACCURACY, SCORES, clip_categories
 from utils.evaluation.intervals import RESAMPLES, difference_interval, mean_interval, number
@@ -22,6 +23,7 @@ def comparison(compared: list[Compared]) -> str:
     parts = [
         f"{metrics['clips']} clips of the {metrics['split']} split, each evaluation compared with {base}.",
         *generated,
+        *_label_regimes(compared),
         markdown(*_accuracies(scores)),
         "Naming and timing apart, %:",
         markdown(*_apart(scores)),
@@ -31,6 +33,13 @@ def comparison(compared: list[Compared]) -> str:
         parts += [f"{SCORES[ACCURACY].capitalize()} by category, %: {other} less {base}", markdown(*table)]
     several = any(len(one.evaluations) > 1 for one in compared)
     return "\n\n".join([*(part.rstrip("\n") for part in parts), _explained(several)])
+
+
+def _label_regimes(compared: list[Compared]) -> list[str]:
+    """Which of several tasks "weakly supervised" is for each network, where one is."""
+    regimes = {one.name: one.evaluations[0].metrics.get("label_regime") for one in compared}
+    lines = [f"- {name}: {in_words(regime)}" for name, regime in regimes.items() if regime]
+    return ["\n".join(["What the weakly supervised networks learned from:\n", *lines])] if lines else []
 
 
 Scores = dict[str, np.ndarray]  # by name, [seeds, clips] each

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset.files import LABEL_REGIMES, VIDEOS
+from dataset.files import VIDEOS, in_words
 from utils.base.atomic import write_text
 from utils.base.errors import UserError
 from utils.base.paths import config_path, project_path
@@ -81,7 +81,7 @@ def page_data(stored: Stored) -> dict[str, Any]:
     position = {index: number for number, index in enumerate(chosen)}
     return {
         "metrics": stored.metrics,
-        "learned_from": learned_from(stored.metrics.get("label_regime")),
+        "learned_from": in_words(regime) if (regime := stored.metrics.get("label_regime")) else None,
         "histograms": histograms(stored),
         "scores": list(stored.scores),  # in the order of each clip's "s"
         "grid": list(stored.attention.shape[2:]) if stored.attention is not None else None,
@@ -89,12 +89,6 @@ def page_data(stored: Stored) -> dict[str, Any]:
         "gallery": {kind: [position[index] for index in indices] for kind, indices in groups.items()},
         "frames_note": note,
     }
-
-
-def learned_from(label_regime: str | None) -> str | None:
-    """A label regime in words; as it is where it is of a later version."""
-    known = LABEL_REGIMES.get(label_regime)
-    return known.words if known else label_regime
 
 
 def histograms(stored: Stored) -> dict[str, dict[str, Any]]:

@@ -129,7 +129,7 @@ def _fit(training: Training, options: Options, device: torch.device) -> None:
         f"{len(batches['train'].dataset)} clips; everything is recorded in {recorder.folder}"
     )
     if config.label_regime:
-        _log.info(f"weak supervision: it learns from {files.LABEL_REGIMES[config.label_regime].words}")
+        _log.info(f"weak supervision: it learns from {files.in_words(config.label_regime)}")
     best = fit(training)
     recorder.outcome(config, best, training.position.epoch * steps)
     for line in protocols.in_words(best):

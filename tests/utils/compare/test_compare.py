@@ -169,6 +169,14 @@ def study(tiny_config, tmp_path) -> Path:
     return path
 
 
+def test_weak_networks_are_named_with_what_they_learned_from(tmp_path, capsys):
+    weak, other = (write(tmp_path / regime, label_regime=regime) for regime in ("clips", "segment_shares"))
+    text = said(capsys, weak, other, full := write(tmp_path / "full"))
+    assert f"\n- {weak}: clip labels without background-only clips\n- {other}: the shares of each clip's" in text
+    assert f"- {full}:" not in text
+    assert "learned from" not in said(capsys, full, write(tmp_path / "full too"))
+
+
 def test_a_study_is_compared_over_its_seeds(study, capsys):
     text = said(capsys, study)
     assert "each one's seeds by themselves" in text
