@@ -107,6 +107,8 @@ def _tensors(content: bytes) -> Any:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             if sum(info.file_size for info in file.infolist()) > LIMIT:
                 raise Refused(_TOO_LARGE)
+            if damaged := file.testzip():  # torch.load doesn't look
+                raise Refused(f"is damaged (checksum of {damaged}); make or fetch it again")
     try:
         with warnings.catch_warnings(action="ignore"):  # advice on how to load unsafely
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

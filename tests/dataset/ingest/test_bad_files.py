@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_bad import Code
+from made_clips import WRITERS as FILES
 from made_clips import MadeClip, flags, pickled, write_ave_pm, write_csv, write_general, write_vggsound_avel, zipped
 
 from dataset import files
@@ -231,6 +232,24 @@ def test_code_among_tensors_is_refused_by_name_and_not_run(tmp_path):
         with pytest.raises(reading.UserError, match=r"holds code \(posix\.system\), which is not run"):
             reading.read_content(path)
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_any_cut_or_changed_byte_is_refused_by_file_or_read(ending, tmp_path):
+    path, random, refused = tmp_path / f"a{ending}", np.random.default_rng(0), []
+    FILES[ending](path, np.arange(48, dtype=np.float32).reshape(4, 2, 2, 3))
+    whole = path.read_bytes()
+    for _ in range(100):
+        changed = bytearray(whole[: random.choice([len(whole), random.integers(1, len(whole))])])
+        for _ in range(random.integers(1, 4)):
+            changed[random.integers(len(changed))] = random.integers(256)
+        path.write_bytes(changed)
+        try:
+            reading.part_of(reading.read_content(path), None, path)
+        except reading.UserError as error:
+            refused.append(str(error))
+    assert len(refused) > 30
+    assert all(said.startswith(str(path)) for said in refused)
 
 
 def test_bfloat16_and_several_tensors(tmp_path):
