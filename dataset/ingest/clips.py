@@ -130,7 +130,8 @@ class Reader:
         arrays: dict[str, np.ndarray] = {}
         for source, state in zip(self.sources, outcome.states, strict=True):
             if state is None:
-                outcome.left_out = f"no {' and '.join(source.parts)} file ({source.ending} in {source.folder})"
+                kind = "" if len(source.parts) > 1 else f"{next(iter(source.parts))} "
+                outcome.left_out = f"no {kind}file ({source.ending} in {source.folder})"
                 return outcome, {}
         for source in self.sources:
             path = source.path(clip.id)

@@ -42,7 +42,10 @@ def hash_of(states: Iterable[State]) -> str:
 
 
 class Journal:
-    """The journal of one ingest, with what an earlier process wrote. Raises UserError where that had another plan."""
+    """The journal of one ingest, with what an earlier process wrote.
+
+    Raises UserError where that had another plan, or where the file is damaged.
+    """
 
     def __init__(self, path: Path, plan: dict[str, Any]) -> None:
         self.path, self.plan = path, plan
@@ -57,27 +60,28 @@ class Journal:
             content = self.path.read_bytes()
         except FileNotFoundError:
             return
-        lines = content.splitlines(keepends=True)
-        for number, line in enumerate(lines):
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                entry = None
-            if entry is None:
+        for line in content.splitlines(keepends=True):
+            if not line.endswith(b"\n"):
                 break  # it was killed while it wrote this line
-            if number == 0:
-                if entry["plan"] != self.plan:
-                    changed = [key for key in self.plan if entry["plan"].get(key) != self.plan[key]]
-                    raise UserError(
-                        f"{self.path.parent}: what was begun there differs in {', '.join(changed)}; give the same "
-                        f"again, or remove this folder to begin anew"
-                    )
-                self.layout = Layout(*(tuple(part) if isinstance(part, list) else part for part in entry["layout"]))
-            elif "finished" in entry:
-                self.finished = True
-            else:
-                self.blocks.append(Block(**entry))
+            try:
+                self._take(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise UserError(f"{self.path}: is damaged; remove {self.path.parent} to begin anew") from error
             self._ends.append(self._ends[-1] + len(line))
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if self.layout is None:
+            if changed := [key for key in self.plan if entry["plan"].get(key) != self.plan[key]]:
+                raise UserError(
+                    f"{self.path.parent}: what was begun there differs in {', '.join(changed)}; give the same "
+                    f"again, or remove this folder to begin anew"
+                )
+            visual, audio, *dtypes = entry["layout"]
+            self.layout = Layout(tuple(visual), tuple(audio), *dtypes)
+        elif "finished" in entry:
+            self.finished = True
+        else:
+            self.blocks.append(Block(**entry))
 
     @property
     def clips(self) -> int:
@@ -89,7 +93,7 @@ class Journal:
         return sum(len(block.kept) for block in self.blocks)
 
     def keep(self, blocks: int) -> None:
-        """Forget all but the first `blocks` blocks; where none of them has a row, all of it, the layout too."""
+        """Forget all but the first `blocks` blocks; with no row in these, all: the layout may change."""
         self.blocks, self.finished = self.blocks[:blocks], False
         if not self.rows:
             self.blocks, self.layout, blocks = [], None, -1

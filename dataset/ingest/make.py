@@ -87,17 +87,16 @@ def _is_made(root: Path, plan: dict[str, Any]) -> bool:
 
 def _go_on(journal: Journal, clips: list[Clip], reader: Reader) -> None:
     """Take over the blocks whose clips' files are as they were; say so."""
+    if journal.layout is None:
+        return
     position, same = 0, 0
-    for block in journal.blocks:
+    for block in tqdm(journal.blocks, desc="looking for changes", unit="block", leave=False, disable=None):
         part = clips[position : position + block.clips]
         if hash_of(state for clip in part for state in reader.states(clip)) != block.states:
-            print(
-                f"a file of the clips {part[0].id} to {part[-1].id} has changed: these and later clips are read again"
-            )
+            print(f"a file of the clips {part[0].id} to {part[-1].id} has changed: these and later ones are read again")
             break
         position, same = position + block.clips, same + 1
-    if same < len(journal.blocks):
-        journal.keep(same)
+    journal.keep(same)
     if journal.clips:
         print(f"going on after {journal.clips:,} of {len(clips):,} clips")
 

@@ -118,7 +118,7 @@ case("no file at all", "ave-pm", lambda folder: [p.unlink() for p in (folder / "
 case("two kinds of files", "ave-pm", content("features/x.npy", b""), "files of several kinds (.npy, .pkl)")
 case("no file of any clip", "ave-pm", lambda folder: [
     p.rename(p.with_name(f"x{p.name}")) for p in (folder / "features").iterdir()
-], "none of the 9 clips can be used: 9: no visual and audio and labels file")  # fmt: skip
+], "none of the 9 clips can be used: 9: no file")  # fmt: skip
 case("code in a pickle", "ave-pm", lambda folder: (folder / "features/c3.pkl").write_bytes(
     pickle.dumps({"video_features": Code(folder / "canary")})
 ), "c3.pkl: holds code (posix.system), which is not run")  # fmt: skip

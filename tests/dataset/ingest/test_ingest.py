@@ -143,7 +143,7 @@ def test_what_is_unusual_is_said_with_its_number_and_an_example(clips, names, tm
     assert "38 clips of 40 in the table" in out
     assert "train has 22 of its 24 clips: results aren't comparable with those on all of them" in out
     assert "test has" not in out
-    assert f"left out: 1 clip (such as {d}): no visual and audio and labels file (.pkl in" in out
+    assert f"left out: 1 clip (such as {d}): no file (.pkl in" in out
     assert f"left out: 1 clip (such as {e}): fewer than 10 segments of visual features" in out
     assert f"1 clip (such as {a}): event that ends after the last segment: cut there" in out
     assert f"1 clip (such as {b}): no event segment" in out

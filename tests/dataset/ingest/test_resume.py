@@ -135,7 +135,7 @@ def test_a_file_that_changed_in_between_is_read_again_with_all_after_it(source, 
     os.utime(path, ns=(time.time_ns(), time.time_ns() + 10**9))
     assert ingest.main([*arguments, "--to", str(to)]) == 0
     out = capsys.readouterr().out
-    assert "a file of the clips c8 to c15 has changed: these and later clips are read again" in out
+    assert "a file of the clips c8 to c15 has changed: these and later ones are read again" in out
     assert "going on after 8 of 50 clips" in out
     assert in_a_process(arguments, tmp_path / "whole") == 0
     assert content(to) == content(tmp_path / "whole")
@@ -204,6 +204,33 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(source, 
     assert in_a_process(arguments, to) == 0
     assert in_a_process(arguments, tmp_path / "whole") == 0
     assert content(to) == content(tmp_path / "whole")
+
+
+def test_the_first_clip_decides_anew_where_no_row_is_left(source, tmp_path, capsys):
+    folder, arguments = source
+    to, first = tmp_path / "data", folder / "visual" / "c0.npy"
+    np.save(first, np.zeros((4, 3, 3, 5), np.float16))
+    assert ingest.main([*arguments, "--to", str(to)]) == 2
+    assert "c1.npy: has visual features of shape [4, 2, 2, 3], but a clip of this data set has [4, 3, 3, 5]" in (
+        capsys.readouterr().err
+    )
+    first.unlink()
+    assert in_a_process(arguments, to) == 0
+    assert in_a_process(arguments, tmp_path / "whole") == 0
+    assert content(to) == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "7", "{", '{"plan": 1}', '{"clips": 1}'])
+def test_a_damaged_journal_is_one_line(source, tmp_path, capsys, line):
+    _, arguments = source
+    to = tmp_path / "data"
+    assert in_a_process(arguments, to, killed_at(70)) == -signal.SIGKILL
+    path = to / make.WORK / "journal.jsonl"
+    lines = path.read_text().splitlines()
+    for number in (0, 1):
+        path.write_text("".join(f"{line}\n" for line in [*lines[:number], line, *lines[number + 1 :]]))
+        assert ingest.main([*arguments, "--to", str(to)]) == 2
+        assert "journal.jsonl: is damaged; remove" in capsys.readouterr().err
 
 
 def test_two_runs_into_one_folder_do_not_write_at_once(source, tmp_path, capsys):
