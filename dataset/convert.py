@@ -144,7 +144,7 @@ def _convert_folder(
     waiting = [name for name, source in sources.items() if not _is_converted(source, to / name, dtype)]
     require_free_space(to, sum(size_of_file(sources[name].shape, dtype) for name in waiting))
 
-    for name in (*files.EVERY_FILE, files.GENERATED):
+    for name in (*files.EVERY_FILE, files.MADE_WITH, files.GENERATED):
         source, destination = root / name, to / name
         if name in waiting:
             rounding = convert(source, destination, dtype, grid, channels_first)

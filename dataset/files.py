@@ -35,6 +35,7 @@ NOISY_LABELS = "labels_noisy.h5"
 ANNOTATIONS = "Annotations.txt"
 CATEGORIES = "categories.txt"
 VIDEOS = "videos"  # folder of the raw videos, in the data folder
+MADE_WITH = "features.json"  # what made the features, where that is known (see dataset.made_with)
 GENERATED = "generated.json"  # only in a folder of generated data: says so, and with which settings
 
 VISUALS = (VISUAL, NOISY_VISUAL)

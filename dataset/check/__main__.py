@@ -11,14 +11,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dataset import files
+from dataset import files, made_with
 from dataset.check.folder import FileReport, check_folder, problems
-from dataset.check.scan import scan
+from dataset.check.scan import Scan, scan
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
 from utils.base.paths import project_path
 
 WEAK = next(iter(files.LABEL_REGIMES))  # the label regime of the field's weak networks, and the default
+
+
+VGGISH = 128  # features of VGGish
 
 
 def _table(reports: dict[str, FileReport]) -> Iterator[str]:
@@ -55,21 +58,26 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     args = parser.parse_args(argv)
 
-    reports = check_folder(args.root)
+    reports, scans = check_folder(args.root), {}
     for name in files.FEATURES:
         report = reports[name]
         if report.shape is not None:
             try:
                 found = scan(args.root / name)
             except UserError as error:  # damaged inside, where opening it didn't look
-                found = [str(error)]
-            report.finite = not found
-            report.problems += found
+                found = Scan([str(error)])
+            report.finite = not found.problems
+            report.problems += found.problems
+            scans[name] = found
+    _tell_kinds_of_audio(args.root, reports, scans)
     print(*_table(reports), sep="\n")
     for_supervised, for_weak = problems(reports, None), problems(reports, args.weak or WEAK)
     _print_list("Problems", for_supervised)
     _print_list("Problems for weakly supervised training alone", [p for p in for_weak if p not in for_supervised])
-    _print_list("Worth knowing", [note for report in reports.values() for note in report.notes])
+    notes = [note for report in reports.values() for note in report.notes]
+    if (made := made_with.read(args.root)) is not None:
+        notes.append(f"{args.root / files.MADE_WITH}: {made_with.in_words(made)}")
+    _print_list("Worth knowing", notes)
     print(f"\nSupervised training: {_verdict(for_supervised)}\nWeakly supervised training: {_verdict(for_weak)}")
     if for_weak:
         for regime, (words, _) in files.LABEL_REGIMES.items():
@@ -78,6 +86,22 @@ def main(argv: list[str] | None = None) -> None:
     if found := for_weak if args.weak else for_supervised:
         others = f" (and {len(found) - 1} more, see the list)" if len(found) > 1 else ""
         raise UserError(f"{found[0]}{others}")
+
+
+def _tell_kinds_of_audio(root: Path, reports: dict[str, FileReport], scans: dict[str, Scan]) -> None:
+    """Note which kind of VGGish features the audio files hold, and where the two hold different ones."""
+    kinds: dict[str, str] = {}
+    for name in (files.AUDIO, files.NOISY_AUDIO):
+        report, found = reports[name], scans.get(name)
+        if found is not None and not found.problems and report.shape[-1] == VGGISH:
+            kinds[name] = made_with.kind_of_vggish(found.least, found.most, found.whole)
+            report.notes.append(
+                f"{root / name}: values from {found.least:.3g} to {found.most:.3g}: VGGish {kinds[name]}"
+            )
+    if len(set(kinds.values())) > 1:
+        reports[files.NOISY_AUDIO].notes.append(
+            f"{root / files.NOISY_AUDIO}: is of another kind than {files.AUDIO}; make both in one way"
+        )
 
 
 def _print_list(title: str, lines: list[str]) -> None:

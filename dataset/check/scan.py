@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -14,13 +15,23 @@ from dataset.arrays import array_file
 ZERO_CLIPS = 10
 
 
-def scan(path: str | os.PathLike) -> list[str]:
-    """Read a feature file from end to end, in bounded memory, with progress: what is wrong with its values.
+class Scan(NamedTuple):
+    """What a feature file's values are.
 
-    Returns problems (one line each): values that aren't finite, or clips that were never filled. Raises
-    UserError as `array_file`.
+    problems: a line each: values that aren't finite, or clips that were never filled. least, most: over all values.
+    whole: whether all are whole numbers.
     """
+
+    problems: list[str]
+    least: float = 0.0
+    most: float = 0.0
+    whole: bool = False
+
+
+def scan(path: str | os.PathLike) -> Scan:
+    """Read a feature file from end to end, in bounded memory, with progress. Raises UserError as `array_file`."""
     not_finite, zero = [], []
+    least, most, whole = np.inf, -np.inf, True
     file = array_file(path)
     with tqdm(
         total=len(file) * file.row_bytes, desc=f"scanning {path}", unit="B", unit_scale=True, disable=None
@@ -29,6 +40,8 @@ def scan(path: str | os.PathLike) -> list[str]:
             by_clip = block.reshape(len(block), -1)
             not_finite += (start + np.flatnonzero(~np.isfinite(by_clip).all(axis=1))).tolist()
             zero += (start + np.flatnonzero(~by_clip.any(axis=1))).tolist()
+            least, most = min(least, float(block.min())), max(most, float(block.max()))
+            whole = whole and bool((block == np.rint(block)).all())
             progress.update(block.nbytes)
     found = []
     if not_finite:
@@ -42,4 +55,4 @@ def scan(path: str | os.PathLike) -> list[str]:
             f"{path}: rows {unfilled[0]:.0f} to {unfilled[-1]:.0f} are nothing but zeros, they were never filled; "
             f"fetch or make it again"
         )
-    return found
+    return Scan(found, least, most, whole)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dataset.extract.flags import add_feature_flags, names_of_weights
+from dataset.extract.flags import add_feature_flags, recipe_settings
 from dataset.labels import MINIMUM_SEGMENTS, SEGMENTS
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
@@ -32,6 +32,10 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--seconds", type=int, default=SEGMENTS, help="segments of a clip (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="videos decoded ahead at once (default: %(default)s)")
+    parser.add_argument(
+        "--visual", default="vgg19", metavar="BACKBONE",
+        help="the network that reads the frames: vgg19, AVE's, or timm/NAME, any of the package timm (default: vgg19)",
+    )  # fmt: skip
     add_feature_flags(parser)
     args = parser.parse_args(argv)
     if args.seconds < MINIMUM_SEGMENTS:
@@ -40,15 +44,15 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--workers {args.workers}: give at least 1")
     # Only now: a package of requirements-video.txt that is missing becomes a one-line error, and --help is quick.
     from dataset.extract import data_folder
-    from dataset.extract.store import Recipe
+    from dataset.extract.features import Recipe
 
-    vgg19, vggish = names_of_weights(args)
     data_folder.extract(
         args.videos,
         args.background,
         args.to,
         args.annotations,
-        Recipe(args.seconds, vgg19, vggish),
+        args.seconds,
+        Recipe(**recipe_settings(args, args.visual, "float32")),
         gpu=args.gpu,
         batch=args.batch_size,
         workers=args.workers,

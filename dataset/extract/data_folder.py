@@ -2,28 +2,31 @@
 
 Each clip's features are kept in DIR/clips as soon as they are there, so that an interrupted run goes on where it
 was and a later one with more videos does only those. DIR/extraction.json tells which video is which row, what was
-unusual about it, which were left out, and how the features were made.
+unusual about it and which were left out, DIR/features.json how the features were made.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from dataset import files, labels
-from dataset.extract.decoding import BrokenVideo
-from dataset.extract.features import FeatureExtractor
+from dataset import files, labels, made_with
+from dataset.extract import vggish
+from dataset.extract.decoding import BrokenVideo, Prepare
+from dataset.extract.features import FeatureExtractor, Recipe
 from dataset.extract.find import as_text
 from dataset.extract.plan import Plan, make_plan
-from dataset.extract.store import ClipStore, Recipe
+from dataset.extract.store import ClipStore
 from dataset.extract.video import Clip, read_clip
 from dataset.prefetch import ahead
 from dataset.writing import alone, write_array, write_features
@@ -33,7 +36,7 @@ from utils.base.errors import UserError
 
 RECORD = "extraction.json"
 CLIPS = "clips"
-_SEGMENT_BYTES = 4 * (7 * 7 * 512 + 128)  # of a segment's features, in a clip's file and again in the data folder's
+_FLOAT_BYTES = 4
 _SPLIT_SEED = 0
 _HELD_OUT = 0.1  # share of the videos in val and in test, about AVE's
 
@@ -43,9 +46,10 @@ def extract(
     background: Sequence[Path],
     root: Path,
     annotation_file: Path | None,
+    seconds: int,
     recipe: Recipe,
     gpu: str | None,
-    batch: int,
+    batch: int | None,
     workers: int,
 ) -> None:
     """Make or complete the data folder `root` from videos and folders of videos.
@@ -56,44 +60,47 @@ def extract(
 
     Args:
         background: videos, and folders of them, without an event (see `make_plan`).
+        seconds: of a clip. batch: see `FeatureExtractor`. workers: videos that are decoded at once.
     """
-    plan = make_plan(sources, background, annotation_file, recipe.seconds)
+    plan = make_plan(sources, background, annotation_file, seconds)
     _refuse_other_folder(root, plan)
     with alone(make_folder(root)):
-        broken = _extract_clips(root, plan, recipe, gpu, batch, workers)
-        _write_folder(root, plan.without(broken), recipe, broken)
+        store = ClipStore(make_folder(root / CLIPS), seconds, recipe)
+        broken = _extract_clips(root, store, plan, gpu, batch, workers)
+        _write_folder(root, store, plan.without(broken), broken)
 
 
-def _extract_clips(root: Path, plan: Plan, recipe: Recipe, gpu: str | None, batch: int, workers: int) -> dict[str, str]:
+def _extract_clips(
+    root: Path, store: ClipStore, plan: Plan, gpu: str | None, batch: int | None, workers: int
+) -> dict[str, str]:
     """Store the features of each video that aren't there yet; the videos that can't be read, with the reason."""
-    store = ClipStore(make_folder(root / CLIPS), recipe)
     remaining = {id: path for id, path in plan.videos.items() if not store.holds(id, path)}
     print(f"{len(plan.videos)} videos, {len(plan.videos) - len(remaining)} of them done before")
-    clips = len(remaining) + len(plan.rows) + len(plan.background)
-    require_free_space(root, clips * recipe.seconds * _SEGMENT_BYTES)
-
     broken: dict[str, str] = {}
     if remaining:
         device, where = choose_device(gpu)
         print(where)
-        extractor = FeatureExtractor(recipe.vgg19, recipe.vggish, device, batch)
+        extractor = FeatureExtractor(store.recipe, device, batch)
+        values = math.prod(extractor.made_with["visual"]["grid"]) + vggish.EMBEDDING
+        clips = len(remaining) + len(plan.rows) + len(plan.background)  # in files of their own and in the folder's
+        require_free_space(root, clips * store.seconds * values * _FLOAT_BYTES)
         with tqdm(total=len(remaining), desc="extracting", unit="video", disable=None) as progress:
-            for id, clip in decoded_ahead(remaining, recipe.seconds, workers):
+            for id, clip in decoded_ahead(remaining, store.seconds, workers, extractor.prepare):
                 if isinstance(clip, BrokenVideo):
                     broken[id] = str(clip)
                     progress.write(f"left out: {clip}")
                 else:
                     for note in clip.notes:
                         progress.write(f"note: {remaining[id]} {note}")
-                    store.save(id, remaining[id], extractor(clip), clip.notes)
+                    store.save(id, remaining[id], extractor(clip), clip.notes, extractor.made_with)
                 progress.update()
     return broken
 
 
-def _write_folder(root: Path, plan: Plan, recipe: Recipe, broken: dict[str, str]) -> None:
+def _write_folder(root: Path, store: ClipStore, plan: Plan, broken: dict[str, str]) -> None:
     """Write the data folder from the stored clips."""
-    store = ClipStore(root / CLIPS, recipe)
-    _write_record(root, store, recipe, plan, broken)
+    made_with.write(root, _made_with(store, plan, root))
+    _write_record(root, store, plan, broken)
     _write_features((root / files.VISUAL, root / files.AUDIO), store, plan.rows)
     if plan.lines is not None:
         write_text(root / files.ANNOTATIONS, "".join("&".join(map(str, line)) + "\n" for line in plan.lines))
@@ -105,7 +112,7 @@ def _write_folder(root: Path, plan: Plan, recipe: Recipe, broken: dict[str, str]
             write_array(part, np.eye(columns, dtype=np.float32)[[-1] * len(plan.background)])
     also = f" and {len(plan.background)} background-only clips" if plan.background else ""
     left_out = f", {len(broken)} left out" if broken else ""
-    print(f"{len(plan.rows)} clips of {recipe.seconds} segments{also} in {root}{left_out}")
+    print(f"{len(plan.rows)} clips of {store.seconds} segments{also} in {root}{left_out}")
     weak = " --weak" if plan.background else ""
     print(f"next: python -m dataset.check --data_root {root}{weak}" if plan.lines is not None else _WITHOUT_LABELS)
 
@@ -113,7 +120,17 @@ def _write_folder(root: Path, plan: Plan, recipe: Recipe, broken: dict[str, str]
 _WITHOUT_LABELS = "there are no labels: training and evaluation need --annotations"
 
 
-def decoded_ahead(videos: dict[str, Path], seconds: int, workers: int) -> Iterator[tuple[str, Clip | BrokenVideo]]:
+def _made_with(store: ClipStore, plan: Plan, root: Path) -> dict[str, Any]:
+    """What made all clips' features. Raises UserError where it wasn't the same."""
+    first, *others = (store.made_with(id) for id in [*plan.rows, *plan.background])
+    if any(other != first for other in others):
+        raise UserError(f"{root / CLIPS}: holds features made with different weights or packages; remove it")
+    return first
+
+
+def decoded_ahead(
+    videos: dict[str, Path], seconds: int, workers: int, prepare: Prepare
+) -> Iterator[tuple[str, Clip | BrokenVideo]]:
     """(id, clip) of each video in order, decoded by threads while the clips before are being used.
 
     At most `workers` clips (25 MB each for 10 seconds) wait. A video that can't be read comes as its error.
@@ -122,7 +139,7 @@ def decoded_ahead(videos: dict[str, Path], seconds: int, workers: int) -> Iterat
 
     def decoded(path: Path) -> Clip | BrokenVideo:
         try:
-            return read_clip(path, seconds, threads)
+            return read_clip(path, seconds, threads, prepare)
         except BrokenVideo as error:
             return error
 
@@ -182,13 +199,14 @@ def _write_splits(root: Path, rows: Sequence[str]) -> None:
             write_array(part, order)
 
 
-def _write_record(root: Path, store: ClipStore, recipe: Recipe, plan: Plan, broken: dict[str, str]) -> None:
+def _write_record(root: Path, store: ClipStore, plan: Plan, broken: dict[str, str]) -> None:
     def entries(ids: Sequence[str]) -> list[dict[str, object]]:
         return [{"id": id, "video": as_text(plan.videos[id]), "notes": store.notes(id)} for id in ids]
 
     record = {
-        **dataclasses.asdict(recipe),
-        "versions": {name: importlib.metadata.version(name) for name in ("av", "keras", "torch")},
+        "seconds": store.seconds,
+        **dataclasses.asdict(store.recipe),
+        "torch": torch.__version__,
         "rows": entries(plan.rows),
         "background_only": entries(plan.background),
         "left_out": [as_text(reason) for reason in broken.values()],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,15 @@ SIZE = 224  # pixels, height and width
 SAMPLE_RATE = 16000  # of the audio, Hz
 _CUT_SHORT = 1.0  # seconds that a file may lack of the length that it states
 _JUMP = 0.1  # seconds; a smaller step in the audio's timestamps is rounding of the container, a larger one a gap
+
+
+# What becomes of a decoded frame as displayed, RGB uint8 [height, width, 3]: a smaller one for a network.
+Prepare = Callable[[np.ndarray], np.ndarray]
+
+
+def made_with() -> dict[str, Any]:
+    """The versions of what decodes: another FFmpeg may give other pixels and samples of the same file."""
+    return {"pyav": av.__version__, "ffmpeg": av.ffmpeg_version_info}
 
 
 class BrokenVideo(UserError):
@@ -118,14 +127,16 @@ def timestamps(path: Path) -> Timestamps:
 
 
 class Picture(NamedTuple):
-    """Frame `number` of a video, uint8 [224, 224, 3]; `damaged`: it couldn't be decoded, another stands in."""
+    """Frame `number` of a video, prepared; `damaged`: it couldn't be decoded, another stands in."""
 
     number: int
     pixels: np.ndarray
     damaged: bool
 
 
-def pictures(path: Path, ticks: np.ndarray | None, needed: np.ndarray, threads: int) -> Iterator[Picture]:
+def pictures(
+    path: Path, ticks: np.ndarray | None, needed: np.ndarray, threads: int, prepare: Prepare
+) -> Iterator[Picture]:
     """The frames with the ascending numbers `needed`, each once and in order. Raises BrokenVideo.
 
     ticks: [n] the decoder's timestamp of every frame, or None to count frames. threads: 0 for FFmpeg's choice.
@@ -139,7 +150,7 @@ def pictures(path: Path, ticks: np.ndarray | None, needed: np.ndarray, threads: 
             number = count if counted else int(np.searchsorted(ticks, frame.pts))
             if number < needed[at]:
                 continue
-            before, pixels = pixels, _resized(frame)
+            before, pixels = pixels, prepare(_as_displayed(frame))
             while at < len(needed) and needed[at] < number:
                 yield Picture(int(needed[at]), pixels if before is None else before, True)
                 at += 1
@@ -154,14 +165,18 @@ def pictures(path: Path, ticks: np.ndarray | None, needed: np.ndarray, threads: 
         yield Picture(int(number), pixels, True)
 
 
-def _resized(frame: av.VideoFrame) -> np.ndarray:
-    """A decoded frame as displayed, RGB, squeezed to uint8 [224, 224, 3].
+def _as_displayed(frame: av.VideoFrame) -> np.ndarray:
+    """A decoded frame as displayed, RGB uint8 [height, width, 3]."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+
+
+def squeezed(pixels: np.ndarray) -> np.ndarray:
+    """A frame squeezed to uint8 [224, 224, 3].
 
     Bilinear without a low-pass filter, as OpenCV's `resize`, which the data set's authors used: each pixel is
     made of its four nearest ones however large the frame is. Within one grey level of OpenCV's and of exact arithmetic.
     """
-    pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-    batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     small = torch.nn.functional.interpolate(batch, (SIZE, SIZE), mode="bilinear", align_corners=False)
     return small[0].permute(1, 2, 0).contiguous().numpy()
 

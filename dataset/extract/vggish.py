@@ -7,17 +7,17 @@ that the torchvggish project released (290 MB); the parameter names here are tha
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dataset.extract.decoding import SAMPLE_RATE
+from dataset.extract.weights import GENERATED, PRETRAINED, Published, fetched, generate, require_published, sha256_of
 from utils.base.errors import UserError
 
 WINDOW, HOP = 400, 160  # samples: 25 ms windows every 10 ms
@@ -28,9 +28,12 @@ LOG_OFFSET = 0.01
 EXAMPLE = 96  # spectra in an example, 0.96 s; examples don't overlap
 EMBEDDING = 128
 
-WEIGHTS_FILE = "vggish-10086976.pth"
-WEIGHTS_URL = f"https://github.com/harritaylor/torchvggish/releases/download/v0.1/{WEIGHTS_FILE}"
-WEIGHTS_SHA256 = "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b"
+PUBLISHED = Published(
+    "vggish-10086976.pth",
+    "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+    "sha256",
+    "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
+)
 
 
 def log_mel_examples(waveform: np.ndarray) -> np.ndarray:
@@ -87,64 +90,35 @@ class VGGish(nn.Module):
         return self.embeddings(maps.permute(0, 2, 3, 1).flatten(1))  # time, band, channel: TensorFlow's order
 
 
-def load_vggish(weights: str | os.PathLike = "pretrained", device: torch.device | str = "cpu") -> VGGish:
+def load_vggish(weights: str | os.PathLike = PRETRAINED, device: torch.device | str = "cpu") -> VGGish:
     """VGGish ready to use.
 
     Args:
-        weights: "pretrained" fetches `WEIGHTS_URL` once, into torch.hub's folder, and verifies its SHA-256; a path
-            to that file is verified the same; "generated" are random ones for trying things out.
+        weights: "pretrained" fetches `PUBLISHED` once, into torch.hub's folder, and verifies it; a path to that file is
+            verified the same; "generated" are random ones for trying things out.
 
-    Raises:
-        UserError: the file can't be fetched, is missing, or isn't the published one.
+    Raises UserError when the file can't be fetched, is missing, or isn't the published one.
     """
-    if weights == "generated":
-        network = VGGish()
-        _generate(network)
+    network = VGGish()
+    if weights == GENERATED:
+        generate(network, seed=128)
     else:
-        path = _fetched() if weights == "pretrained" else Path(weights)
-        network = _from_file(path, WEIGHTS_SHA256)
+        path = fetched(PUBLISHED, Path(torch.hub.get_dir()) / "checkpoints") if weights == PRETRAINED else Path(weights)
+        require_published(path, PUBLISHED)
+        try:
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except (RuntimeError, pickle.UnpicklingError) as error:
+            raise UserError(f"{path}: doesn't hold VGGish's weights ({error}); fetch {PUBLISHED.url}") from error
     return network.eval().requires_grad_(False).to(device)
 
 
-def _fetched() -> Path:
-    """The published weights in torch.hub's folder, fetched if they aren't there."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / WEIGHTS_FILE
-    if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(WEIGHTS_URL, str(path), hash_prefix=WEIGHTS_SHA256)
-        except (OSError, RuntimeError) as error:  # no network, no space; another hash
-            raise UserError(
-                f"VGGish's weights could not be fetched ({error}); fetch {WEIGHTS_URL} on a machine with "
-                f"internet access and put it into {folder}"
-            ) from error
-    return path
-
-
-def _from_file(path: Path, sha256: str) -> VGGish:
-    try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); fetch it from {WEIGHTS_URL}") from error
-    if found != sha256:
-        raise UserError(
-            f"{path}: isn't the published VGGish file (SHA-256 {found[:16]}..., not {sha256[:16]}...); "
-            f"remove it and fetch {WEIGHTS_URL}"
-        )
-    network = VGGish()
-    try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: doesn't hold VGGish's weights ({error}); fetch {WEIGHTS_URL}") from error
-    return network
-
-
-def _generate(network: VGGish) -> None:
-    """Random weights, the same on every machine, that keep the scale of what flows through (He et al., 2015)."""
-    generator = torch.Generator().manual_seed(128)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.normal_(layer.weight, 0, math.sqrt(2 / layer.weight[0].numel()), generator)
-            nn.init.zeros_(layer.bias)
+def made_with(network: VGGish) -> dict[str, Any]:
+    """Which of the kinds of VGGish features that are about these are."""
+    return {
+        "network": "vggish",
+        "sha256": sha256_of(network),
+        "final_relu": True,
+        "pca": False,
+        "quantized_to_8_bits": False,
+        "hop_seconds": EXAMPLE * HOP / SAMPLE_RATE,
+    }

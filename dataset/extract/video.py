@@ -31,7 +31,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset.extract.decoding import SAMPLE_RATE, BrokenVideo, Picture, pictures, timestamps, waveform
+from dataset.extract.decoding import (
+    SAMPLE_RATE,
+    BrokenVideo,
+    Picture,
+    Prepare,
+    pictures,
+    squeezed,
+    timestamps,
+    waveform,
+)
 
 FRAMES_A_SECOND = 16  # sampled for the network, whatever the video's own rate
 TOLERANCE = 0.5  # seconds by which a video's length may differ from the clip's and still count as equal
@@ -41,7 +50,8 @@ _DAMAGED_SHARE = 0.1  # of the needed frames; above it a video counts as broken
 class Clip(NamedTuple):
     """What the feature networks need of T seconds of a video.
 
-    start: first second of the clip in the video. frames: uint8 RGB [n, 224, 224, 3], each needed frame once.
+    start: first second of the clip in the video. frames: uint8 RGB [n, 224, 224, 3], each needed frame once
+    (of another size where the visual backbone prepares them so).
     index: [T, 16], which of `frames` are the frames of each second. waveform: float32 [T * 16000] in [-1, 1].
     notes: what was unusual, one sentence each.
     """
@@ -117,10 +127,10 @@ def read_timestamps(path: str | os.PathLike) -> Video:
     return Video(path, times, length, rate, first_frame, stamps.ticks, tuple(notes))
 
 
-def read_clip(path: str | os.PathLike, seconds: int, threads: int = 0) -> Clip:
+def read_clip(path: str | os.PathLike, seconds: int, threads: int = 0, prepare: Prepare = squeezed) -> Clip:
     """A whole video as one clip of `seconds` seconds, cut or continued to that length (see the table above).
 
-    `threads` decode one file (0: as many as FFmpeg likes). Raises BrokenVideo.
+    `threads` decode one file (0: as many as FFmpeg likes). `prepare`: what becomes of each frame. Raises BrokenVideo.
     """
     video = read_timestamps(path)
     notes = list(video.notes)
@@ -128,11 +138,13 @@ def read_clip(path: str | os.PathLike, seconds: int, threads: int = 0) -> Clip:
         notes.append(f"is {video.length:.1f} s long: only its first {seconds} s are used")
     elif seconds - video.length >= TOLERANCE:
         notes.append(f"is {video.length:.1f} s long: its last frame stands still in silence up to {seconds} s")
-    (clip,) = read_clips(video, [0], seconds, threads)
+    (clip,) = read_clips(video, [0], seconds, threads, prepare)
     return clip._replace(notes=(*notes, *clip.notes))
 
 
-def read_clips(video: Video, starts: Sequence[int], seconds: int, threads: int = 0) -> Iterator[Clip]:
+def read_clips(
+    video: Video, starts: Sequence[int], seconds: int, threads: int = 0, prepare: Prepare = squeezed
+) -> Iterator[Clip]:
     """Clips of `seconds` seconds that begin at the whole seconds `starts` (ascending; they may overlap).
 
     The picture is decoded once and never held as a whole. Raises BrokenVideo.
@@ -143,7 +155,7 @@ def read_clips(video: Video, starts: Sequence[int], seconds: int, threads: int =
     numbers = sampled_frames(frames, seconds)
     needed = [shown[np.minimum(round(start * video.rate) + numbers, len(shown) - 1)] for start in starts]
     heard = waveform(video.path, video.first_frame, starts[-1] + seconds, threads)
-    decoded = pictures(video.path, video.ticks, np.unique(np.concatenate(needed)), threads)
+    decoded = pictures(video.path, video.ticks, np.unique(np.concatenate(needed)), threads, prepare)
     held: dict[int, Picture] = {}  # decoded, and needed by this clip or the next
     for i, (start, number) in enumerate(zip(starts, needed, strict=True)):
         unique, index = np.unique(number, return_inverse=True)

@@ -47,6 +47,7 @@ class Checkpoint:
     localization: dict[str, Any] = field(default_factory=dict)  # how outputs become segments, by which threshold
     data: dict[str, Any] | None = None  # fingerprint of the data that they were trained on
     categories: list[str] | None = None  # names of the categories, by index
+    features: dict[str, Any] | None = None  # what made the features that they were trained on (see dataset.made_with)
     training: dict[str, Any] | None = None  # all else that going on needs; in `last.pth.tar` only
     path: Path | None = None  # the file that it was read from
 
@@ -103,7 +104,7 @@ _SAVED = tuple(part.name for part in fields(Checkpoint) if part.name != "path")
 _RENAMED = {"reading": "localization"}  # of earlier versions
 # What each must be; those without a default have always been there.
 _KINDS = {"network": dict, "config": dict, "epoch": int, "metrics": dict}
-_LATER = {"localization": dict, "data": dict, "categories": list, "training": dict}
+_LATER = {"localization": dict, "data": dict, "categories": list, "features": dict, "training": dict}
 
 
 def _is_ours(content: Mapping[Any, Any]) -> bool:

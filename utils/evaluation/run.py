@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dataset import files, official
+from dataset import files, made_with, official
 from dataset.ave import AVEDataset
 from dataset.check.folder import require_trainable
 from dataset.fingerprint import fingerprint
@@ -79,6 +80,7 @@ def evaluate_checkpoint(
     dataset = AVEDataset(root, split, dtype) if batches is None else batches.dataset
     check_sizes(dataset, config.model)
     names = number_as_trained(dataset, checkpoint)
+    _say_other_features(checkpoint, root)
     check_localization(network, dataset, localization)
     if batches is None:
         sizes = {split: config.eval.test_batch_size}
@@ -97,6 +99,12 @@ def evaluate_checkpoint(
             results.write(new, metrics, result, dataset.rows, names)
             report(new)
     _say(metrics, checkpoint, root, folder)
+
+
+def _say_other_features(checkpoint: Checkpoint, root: Path) -> None:
+    """Warn where the features were made otherwise than those that the network learned from, if both are known."""
+    for line in itertools.chain(*made_with.differences(checkpoint.features or {}, made_with.read(root) or {})):
+        _log.warning(f"{root}: the features were made otherwise than those that {checkpoint.path} learned from: {line}")
 
 
 def _choose_threshold(

@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from dataset import labels
-from dataset.extract.flags import add_feature_flags, names_of_weights
+from dataset import labels, made_with
+from dataset.extract.flags import add_feature_flags, recipe_settings
 from utils.base.atomic import make_folder
 from utils.base.checkpoint import folder_of
 from utils.base.devices import choose_device
@@ -32,24 +32,26 @@ def main(argv: list[str] | None = None) -> None:
     loaded = load_network(args.checkpoint, args.localization)
     names = category_names(loaded, args.annotations, args.data_root)
     # Only now: a package of requirements-video.txt that is missing becomes a one-line error, and --help is quick.
-    from dataset.extract.features import FeatureExtractor
+    from dataset.extract.features import FeatureExtractor, Recipe
     from dataset.extract.find import find_videos
     from utils.predict.page import write_page
     from utils.predict.videos import predict
 
     videos = find_videos(args.videos)
-    vgg19, vggish = names_of_weights(args)
+    trained_on = loaded.features or {}
+    visual = {"backbone": "vgg19", "precision": "float32"} | trained_on.get("visual", {})
+    recipe = Recipe(**recipe_settings(args, visual["backbone"], visual["precision"]))
     device, where = choose_device(args.gpu)
     print(f"{where}; {loaded.localization.description}")
-    extractor = FeatureExtractor(vgg19, vggish, device, args.batch_size)
+    extractor = FeatureExtractor(recipe, device, args.batch_size)
+    _check_features(args.checkpoint, loaded.features, extractor.made_with)
     loaded.network.to(device)
     folder = make_folder(args.output or folder_of(args.checkpoint) / "predict")
     threshold = loaded.localization.event_threshold if args.threshold is None else args.threshold
     made_with = {
         "checkpoint": str(args.checkpoint),
         "localization": loaded.localization.description,
-        "vgg19": vgg19,
-        "vggish": vggish,
+        "features": extractor.made_with,
         "threshold": threshold,
     }
     made = predict(videos, loaded, names, extractor, folder, args.hop, threshold, made_with)
@@ -57,6 +59,21 @@ def main(argv: list[str] | None = None) -> None:
     if args.html is not None:
         write_page(args.html, made)
         print(f"written: {args.html}, to be opened in a browser")
+
+
+def _check_features(checkpoint: Path, trained_on: made_with.MadeWith | None, here: made_with.MadeWith) -> None:
+    """Refuse features of another kind than those that the network learned from, and say where they may differ."""
+    if trained_on is None:
+        print(f"{checkpoint} doesn't say what made the features that it learned from: they are taken to be AVE's kind")
+        return
+    others, last_digits = made_with.differences(trained_on, here)
+    if others:
+        raise UserError(
+            f"{checkpoint}: learned from other features than are made here: {'; '.join(others)}; use the weights and "
+            f"packages of then (--weights, --vgg19, --vggish)"
+        )
+    for line in last_digits:
+        print(f"warning: the features may differ in their last digits from those of the training: {line}")
 
 
 def _parser() -> Parser:

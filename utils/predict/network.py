@@ -20,8 +20,9 @@ from utils.config.settings import DataSettings
 from utils.evaluation import results
 from utils.evaluation.weights import config_of, network_of
 
-# Of the features that are made of videos: VGG-19's grid of cells [H, W, Dv], and VGGish's length.
-_VISUAL, _AUDIO = (7, 7, 512), (128,)
+# Of the features of a checkpoint that doesn't say what made them: AVE's, VGG-19's grid of cells [H, W, Dv].
+_VGG19 = {"backbone": "vgg19", "grid": [7, 7, 512]}
+_AUDIO = (128,)  # VGGish's length
 
 
 class Loaded(NamedTuple):
@@ -32,6 +33,7 @@ class Loaded(NamedTuple):
     categories: int
     names: list[str] | None  # of the categories, where the checkpoint has them
     root: Path  # the data folder it was trained on
+    features: dict[str, Any] | None  # what made the features there, where the checkpoint has it
 
 
 def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
@@ -60,8 +62,9 @@ def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
     if names is not None and len(names) != settings.categories:
         raise UserError(f"{path}: is damaged: names {len(names)} categories of a network with {settings.categories}")
     network.eval()
-    _try(network, settings, localization, path)
-    return Loaded(network, localization, settings.categories, names, root)
+    visual = {**_VGG19, **(checkpoint.features or {}).get("visual", {})}
+    _try(network, settings, localization, tuple(visual["grid"]), path)
+    return Loaded(network, localization, settings.categories, names, root, checkpoint.features)
 
 
 def _evaluated_with(folder: Path, checkpoint: Path, epoch: int | None) -> dict[str, Any]:
@@ -88,16 +91,18 @@ def _is_same(path: Path, other: Path) -> bool:
         return False
 
 
-def _try(network: nn.Module, settings: NetworkSettings, localization: Localization, path: Path) -> None:
+def _try(
+    network: nn.Module, settings: NetworkSettings, localization: Localization, grid: tuple[int, ...], path: Path
+) -> None:
     """Raise UserError where a network can't take the features of videos, or lacks what the localization reads."""
-    for key, made in (("video_inputdim", _VISUAL[-1]), ("audio_inputdim", _AUDIO[-1])):
+    for key, made in (("video_inputdim", grid[-1]), ("audio_inputdim", _AUDIO[-1])):
         if getattr(settings, key) != made:
             raise UserError(
                 f"{path}: is of a network whose model.{key} is {getattr(settings, key)}, but the features that are "
                 f"made of videos here have {made}; name the checkpoint of one that was trained on such"
             )
     like = next(network.parameters())
-    visual, audio = (torch.zeros(1, labels.SEGMENTS, *shape).to(like) for shape in (_VISUAL, _AUDIO))
+    visual, audio = (torch.zeros(1, labels.SEGMENTS, *shape).to(like) for shape in (grid, _AUDIO))
     try:
         with torch.inference_mode():
             localization(*network.explain(visual, audio))

@@ -94,7 +94,7 @@ def timeline_of(
     seconds = video.whole_seconds
     weight = next(network.parameters())
     answers, notes = [], list(video.notes)
-    for clip in read_clips(video, clip_starts(seconds, hop), SEGMENTS):
+    for clip in read_clips(video, clip_starts(seconds, hop), SEGMENTS, prepare=extractor.prepare):
         visual, audio = (torch.from_numpy(array)[None].to(weight) for array in extractor(clip))
         output, explanation = network.explain(visual, audio)
         prediction = localization(output, explanation)

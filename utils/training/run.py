@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dataset import files
+from dataset import files, made_with
 from dataset.ave import AVEDataset
 from dataset.check.folder import require_trainable
 from dataset.fingerprint import fingerprint
@@ -67,8 +67,8 @@ def train(
         sizes = {split: config.eval.test_batch_size for split in datasets} | {"train": config.train.batch_size}
         device = next(network.parameters()).device
         batches = batches_of(datasets, config.data, sizes, device, config.train.seed)
-        categories = category_names(config.data.folder)
-        training = Training(network, loss, localization, batches, config, recorder, categories)
+        categories, features = category_names(config.data.folder), made_with.read(config.data.folder)
+        training = Training(network, loss, localization, batches, config, recorder, categories, features)
         seed_process(config.train.seed)
         if goes_on:
             training.restore(started_from.training)

@@ -53,10 +53,11 @@ class Training:
         config: Config,
         recorder: Recorder | SilentRecorder,
         categories: list[str] | None = None,
+        features: dict[str, Any] | None = None,
     ) -> None:
         settings = config.train
         self.network, self.loss, self.localization, self.batches = network, loss, localization, batches
-        self.config, self.recorder, self.categories = config, recorder, categories
+        self.config, self.recorder, self.categories, self.features = config, recorder, categories, features
         self.device = next(network.parameters()).device
         self.forward = processes.data_parallel(network)
         if settings.compile:
@@ -161,6 +162,7 @@ class Training:
                 localization=self.localization.state(),
                 data=self.recorder.data,
                 categories=self.categories,
+                features=self.features,
                 training=training,
             ).save(self.recorder.folder / name)
 

@@ -15,25 +15,22 @@ import pytest
 import torch
 
 pytest.importorskip("av", reason="videos need the packages of requirements-video.txt")
-os.environ["KERAS_BACKEND"] = "torch"  # without it Keras looks for TensorFlow
-pytest.importorskip("keras", reason="features need the packages of requirements-video.txt")
 
 from made_features import generated_extractor
 from made_videos import moving_disc, steady, tone, write_video
 
 import weak_main
-from dataset import files, labels, writing
+from dataset import files, labels, made_with, writing
 from dataset.arrays import array_file, read_order
 from dataset.ave import AVEDataset
 from dataset.check import __main__ as check_command
 from dataset.extract import __main__ as extract_command
 from dataset.extract import data_folder
-from dataset.extract.features import Features
+from dataset.extract.decoding import squeezed
+from dataset.extract.features import Features, Recipe
 from dataset.extract.video import read_clip
 from model import build_model
 from utils.base.checkpoint import BEST, Checkpoint
-
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under numpy 2
 
 LINES = "Dog&a&good&1&3\nBell&b&good&0&4\nDog&c&good&2&2\nBell&a&good&0&2\n"  # a has two lines
 
@@ -61,6 +58,8 @@ class QuickExtractor:
     """Features that tell clips apart without running the networks; `made` counts them."""
 
     made = 0
+    prepare = staticmethod(squeezed)
+    made_with = {"visual": {"backbone": "vgg19", "grid": [7, 7, 512]}, "audio": {}, "decoder": {}}  # noqa: RUF012
 
     def __init__(self, *args):
         pass
@@ -194,13 +193,21 @@ def test_background_only_clips_have_files_of_their_own(tmp_path, videos, quiet, 
     assert "was made with background-only clips" in capsys.readouterr().err
 
 
-def test_weak_training_runs_on_what_was_made(tmp_path, videos, quiet, annotations, quick):
+def test_weak_training_runs_on_what_was_made(tmp_path, videos, quiet, annotations, quick, capsys):
     root, run_folder = tmp_path / "out", tmp_path / "run"
     assert run(videos, "--to", root, "--annotations", annotations, "--background", quiet) == 0
     settings = ["model.categories=2", "model.d_model=8", "train.n_epoch=1"]
     flags = [flag for setting in settings for flag in ("--set", setting)]
     assert weak_main.main(["--data_root", str(root), "--snapshot_pref", str(run_folder), "--gpu", "cpu", *flags]) == 0
-    assert Checkpoint.load(run_folder / BEST).categories == ["Dog", "Bell"]
+    best = Checkpoint.load(run_folder / BEST)
+    assert best.categories == ["Dog", "Bell"]
+    assert best.features == made_with.read(root) == quick.made_with
+
+    made_with.write(root, {**quick.made_with, "decoder": {"ffmpeg": "7"}, "audio": {"pca": True}})
+    best.features["decoder"] = {"ffmpeg": "8"}
+    best.save(run_folder / BEST)
+    assert weak_main.main(["--config", str(run_folder / "config.json"), "--evaluate", "--gpu", "cpu"]) == 0
+    assert "learned from: decoder.ffmpeg was 8 and is 7" in capsys.readouterr().out
 
 
 def test_it_goes_on_where_it_was(tmp_path, videos, quick, monkeypatch, capsys):
@@ -244,13 +251,13 @@ def test_a_changed_video_or_setting_or_a_damaged_clip_is_done_again(tmp_path, vi
 def test_decoding_ahead_keeps_the_order_and_is_bounded(videos, monkeypatch):
     started = []
 
-    def note_start(path, seconds, threads):
+    def note_start(path, seconds, threads, prepare):
         started.append(path.stem)
         return path.stem
 
     monkeypatch.setattr(data_folder, "read_clip", note_start)
     many = {str(i): videos / f"{i}.mp4" for i in range(20)}
-    ahead = data_folder.decoded_ahead(many, 4, workers=2)
+    ahead = data_folder.decoded_ahead(many, 4, workers=2, prepare=squeezed)
     for number, (id, clip) in enumerate(ahead):
         assert id == clip == str(number)
         assert len(started) <= number + 3, "a clip in hand and two waiting at most"
@@ -323,17 +330,30 @@ def test_annotations_once_given_are_asked_for_again(tmp_path, videos, annotation
     assert "was made with annotations" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["av", "keras"])
-def test_a_missing_package_is_named_with_the_command_that_installs_it(package):
+def test_a_missing_package_is_named_with_the_command_that_installs_it():
     program = (
-        f"import sys; sys.modules[{package!r}] = None; from dataset.extract import __main__ as extract; "
+        "import sys; sys.modules['av'] = None; from dataset.extract import __main__ as extract; "
         "sys.exit(extract.main(['video.mp4', '--to', 'nowhere']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert f"package {package}:" in done.stderr
+    assert "package av:" in done.stderr
     assert "pip install -r requirements-video.txt" in done.stderr
+
+
+def test_clips_that_were_made_otherwise_are_not_mixed(tmp_path, videos, quick, monkeypatch, capsys):
+    root = tmp_path / "out"
+    assert run(videos / "a.mp4", "--to", root) == 0
+    assert run(videos / "a.mp4", "--to", root, "--precision", "bfloat16") == 0
+    assert quick.made == 2, "another precision"
+    monkeypatch.setattr(data_folder.ClipStore, "holds", lambda *_: True)  # a weights file of the same name
+    (root / "clips" / "b.npz").write_bytes((root / "clips" / "a.npz").read_bytes())
+    assert run(videos / "a.mp4", videos / "b.mp4", "--to", root) == 0
+    store = data_folder.ClipStore(root / "clips", 4, Recipe())
+    store.save("b", videos / "b.mp4", store.load("a"), [], {"visual": {"sha256": "another"}})
+    assert run(videos / "a.mp4", videos / "b.mp4", "--to", root) == 2
+    assert "holds features made with different weights or packages; remove it" in capsys.readouterr().err
 
 
 def test_names_that_are_not_utf_8(tmp_path, videos, quick, capsys):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
-import os
 import urllib.error
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,19 +14,12 @@ import pytest
 import torch
 
 pytest.importorskip("av", reason="features need the packages of requirements-video.txt")
-os.environ["KERAS_BACKEND"] = "torch"  # without it Keras looks for TensorFlow
-keras = pytest.importorskip("keras", reason="features need the packages of requirements-video.txt")
+from made_features import generated_extractor
 
-from made_features import generated_extractor  # noqa: E402
-
-from dataset.extract import vgg19, vggish  # noqa: E402
-from dataset.extract.video import Clip  # noqa: E402
-from utils.base.errors import UserError  # noqa: E402
-
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under numpy 2
-
-# VGG-19's convolutions and poolings, configuration E of Simonyan & Zisserman (2015).
-CONFIGURATION_E = [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"]
+from dataset.extract import vgg19, vggish, weights
+from dataset.extract.video import Clip
+from dataset.extract.weights import sha256_of
+from utils.base.errors import UserError
 
 
 def second_implementation(name):
@@ -118,29 +112,80 @@ def test_vggish_equals_a_second_implementation():
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_vgg19_layer_by_layer():
-    """Keras' layers against torch's own convolutions: names, order, shapes and numbers, preprocessing included."""
-    network = generated_extractor().vgg19
-    names = [layer.name for layer in network.network.layers[1:]]
-    assert names[-1] == "block5_pool"
-    assert len(names) == len(CONFIGURATION_E) == 21
-    frames = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
-    bgr = frames[..., ::-1].astype(np.float32) - np.array([103.939, 116.779, 123.68], np.float32)
-    x = torch.from_numpy(bgr.copy()).permute(0, 3, 1, 2)
-    taps = keras.Model(network.network.inputs, [network.network.get_layer(name).output for name in names])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under numpy 2
+def test_vgg19_is_keras_own(tmp_path, monkeypatch):
+    """The file that Keras writes is read, and gives what Keras' own network and preprocessing give."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras", reason="the second implementation isn't installed: pip install keras")
+    theirs = keras.applications.VGG19(include_top=False, weights=None)
+    path = keras_file(tmp_path / "vgg19.h5", generated_extractor().visual.network)
+    theirs.load_weights(path)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    images = keras.applications.vgg19.preprocess_input(frames.astype(np.float32), data_format="channels_last")
     with torch.inference_mode():
-        found = taps(torch.from_numpy(bgr.copy()))
-        for layer, width, value in zip(network.network.layers[1:], CONFIGURATION_E, found, strict=True):
-            if width == "M":
-                x = torch.nn.functional.max_pool2d(x, 2)
-            else:
-                kernel, bias = (torch.from_numpy(weight) for weight in layer.get_weights())
-                assert kernel.shape == (3, 3, x.shape[1], width)
-                x = torch.nn.functional.conv2d(x, kernel.permute(3, 2, 0, 1), bias, padding=1).relu()
-            torch.testing.assert_close(value.permute(0, 3, 1, 2), x, rtol=1e-4, atol=1e-2, msg=layer.name)
-    assert x.std() > 1, "the signal reached the last layer"
-    torch.testing.assert_close(network(frames).permute(0, 3, 1, 2), x, rtol=1e-4, atol=1e-2)
-    assert sum(weight.numel() for weight in map(torch.from_numpy, network.network.get_weights())) == 20_024_384
+        expected = theirs(images, training=False)
+    found = vgg19.VGG19(str(path))(frames)
+    assert found.shape == (2, 2, 3, 512)
+    assert found.std() > 1, "the signal reached the last layer"
+    torch.testing.assert_close(found, expected.to(found.device), rtol=1e-4, atol=1e-3)
+
+
+def keras_file(path, network):
+    """Weights in the layout of the published file: a group a layer, weights named in attributes."""
+    convolutions = iter(layer for layer in network if isinstance(layer, torch.nn.Conv2d))
+    names = ["input_1"]
+    for block, widths in enumerate(vgg19.BLOCKS, 1):
+        names += [*(f"block{block}_conv{conv}" for conv in range(1, 1 + len(widths))), f"block{block}_pool"]
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in names]
+        for name in names:
+            group = file.create_group(name)
+            weights = {}
+            if "conv" in name:
+                layer = next(convolutions)
+                weights = {"W": layer.weight.permute(2, 3, 1, 0), "b": layer.bias}
+            group.attrs["weight_names"] = [f"{name}_{kind}_1:0".encode() for kind in weights]
+            for kind, value in weights.items():
+                group[f"{name}_{kind}_1:0"] = value.detach().numpy()
+    return path
+
+
+def test_bfloat16_differs_in_the_third_digit():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    exact = generated_extractor().visual(frames)
+    coarse = vgg19.VGG19("generated", dtype=torch.bfloat16)(frames)
+    assert coarse.dtype == torch.float32
+    assert 1e-4 < float((coarse - exact).norm() / exact.norm()) < 2e-2
+
+
+def test_the_hash_of_weights_is_that_of_every_tensor():
+    layer = torch.nn.Linear(3, 2)
+    before = sha256_of(layer)
+    assert before == sha256_of(layer)
+    with torch.no_grad():
+        layer.bias[1] += 1e-3
+    assert sha256_of(layer) != before
+
+
+def test_batches_become_smaller_until_they_fit(monkeypatch):
+    """As on a GPU whose memory runs out: the same features, and no larger batch is tried again."""
+    extractor, tried = copy.copy(generated_extractor()), []
+    frames = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    expected = extractor.visual(frames).numpy()
+
+    def of_two_at_most(part):
+        tried.append(len(part))
+        if len(part) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return generated_extractor().visual(part)
+
+    extractor.visual, extractor.batch, extractor.device = of_two_at_most, None, torch.device("cuda")
+    for _ in range(2):
+        np.testing.assert_allclose(extractor._by_frame(frames), expected, rtol=1e-4, atol=1e-3)
+    assert tried == [5, 2, 2, 1, 2, 2, 1]
+    extractor.visual = lambda part: of_two_at_most([0, 0, 0])
+    with pytest.raises(UserError, match="one frame doesn't fit"):
+        extractor._by_frame(frames)
 
 
 def test_features_of_a_clip_are_means_over_its_sampled_frames():
@@ -151,93 +196,66 @@ def test_features_of_a_clip_are_means_over_its_sampled_frames():
     clip = Clip(0, frames, index, rng.normal(0, 0.1, 4 * 16000).astype(np.float32), ())
     visual, audio = extractor(clip)
     assert (visual.shape, visual.dtype, audio.shape, audio.dtype) == ((4, 2, 2, 512), np.float32, (4, 128), np.float32)
-    a, b, c = extractor.vgg19(frames).numpy()
+    a, b, c = extractor.visual(frames).numpy()
     np.testing.assert_allclose(visual, [a, a / 4 + b * 3 / 4, c, (b + c) / 2], rtol=1e-4, atol=1e-3)
     assert (audio >= 0).all()
 
 
-def test_vgg19_reads_keras_own_weights_file(tmp_path):
-    """The layout of the published file: a group a layer, weights named in attributes."""
-    network = generated_extractor().vgg19
-    path = tmp_path / vgg19.WEIGHTS_FILE
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [layer.name.encode() for layer in network.network.layers]
-        for layer in network.network.layers:
-            group = file.create_group(layer.name)
-            values = dict(zip((f"{layer.name}_W_1:0", f"{layer.name}_b_1:0"), layer.get_weights(), strict=False))
-            group.attrs["weight_names"] = [name.encode() for name in values]
-            for name, value in values.items():
-                group[name] = value
-    loaded = vgg19.VGG19(path)
-    for expected, found in zip(network.network.get_weights(), loaded.network.get_weights(), strict=True):
-        np.testing.assert_array_equal(found, expected)
-
-
-def test_vgg19s_weights_are_verified_by_keras(tmp_path, monkeypatch):
-    """A wrong file in Keras' folder isn't used: it is fetched again, and what comes is verified."""
-    from keras.src.utils import file_utils
-
-    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path))
-    (tmp_path / "models").mkdir()
-    stored = tmp_path / "models" / vgg19.WEIGHTS_FILE
-    asked = []
-
-    def fetch(answer):
-        def retrieve(url, target, progress):
-            asked.append(url)
-            answer(target)
-
-        stored.write_bytes(b"not the weights")
-        monkeypatch.setattr(file_utils, "urlretrieve", retrieve)
-        with pytest.raises(UserError, match=r"ImageNet weights could not be fetched.*put it into") as caught:
-            vgg19.VGG19("imagenet")
-        return str(caught.value)
-
-    def no_network(target):
-        raise urllib.error.URLError("no network")
-
-    def other_file(target):
-        with open(target, "wb") as file:
-            file.write(b"a page of the hotel's network")
-
-    assert "no network" in fetch(no_network)
-    assert "hash does not match" in fetch(other_file)
-    assert asked == [vgg19.WEIGHTS_URL] * 2
-
-
 def test_vgg19_says_so_when_a_weights_file_does_not_fit(tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
-        file.attrs["layer_names"] = [b"another"]
-        file.create_group("another").attrs["weight_names"] = [b"w"]
-        file["another/w"] = np.zeros(3)
-    with pytest.raises(UserError, match=r"other\.h5: doesn't hold VGG-19's weights"):
-        vgg19.VGG19(tmp_path / "other.h5")
+        file.create_group("block1_conv1").attrs["weight_names"] = ["w", "b"]
+        file["block1_conv1/w"], file["block1_conv1/b"] = np.zeros((3, 3, 1, 1)), np.zeros(3)
+    (tmp_path / "text.h5").write_text("no HDF5")
+    (tmp_path / "none").mkdir()
+    for name in ("other.h5", "text.h5", "none"):
+        with pytest.raises(UserError, match=rf"{name}: doesn't hold VGG-19's weights"):
+            vgg19.VGG19(str(tmp_path / name))
 
 
 def test_vggish_loads_the_published_file_and_no_other(tmp_path, monkeypatch):
     network = generated_extractor().vggish
-    path = tmp_path / vggish.WEIGHTS_FILE
+    path = tmp_path / vggish.PUBLISHED.name
     torch.save(network.state_dict(), path)
-    with pytest.raises(UserError, match=r"isn't the published VGGish file"):
+    with pytest.raises(UserError, match=r"isn't the published vggish-10086976\.pth"):
         vggish.load_vggish(path)
     with open(path, "rb") as file:
-        monkeypatch.setattr(vggish, "WEIGHTS_SHA256", hashlib.file_digest(file, "sha256").hexdigest())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    monkeypatch.setattr(vggish, "PUBLISHED", vggish.PUBLISHED._replace(digest=digest))
     loaded = vggish.load_vggish(path).state_dict()
     for name, value in network.state_dict().items():
         assert torch.equal(loaded[name], value), name
 
 
-def test_vggish_is_fetched_with_its_whole_hash(tmp_path, monkeypatch):
-    asked = []
+def test_published_weights_are_fetched_once_and_verified(tmp_path, monkeypatch):
+    good, asked = b"the weights", []
+    file = weights.Published("w.h5", "https://example.org/w.h5", "md5", hashlib.md5(good).hexdigest())
 
-    def fetch(url, target, hash_prefix):
-        asked.append((url, hash_prefix))
-        raise urllib.error.URLError("no network")
+    def fetch(answer):
+        def download(url, target):
+            asked.append(url)
+            if isinstance(answer, Exception):
+                raise answer
+            Path(target).write_bytes(answer)
 
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+        monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+
+    fetch(urllib.error.URLError("no network"))
     with pytest.raises(UserError, match=r"could not be fetched \(.*no network.*put it into"):
-        vggish.load_vggish()
-    assert asked == [(vggish.WEIGHTS_URL, vggish.WEIGHTS_SHA256)]
+        weights.fetched(file, tmp_path)
+    fetch(b"a page of the hotel's network")
+    with pytest.raises(UserError, match=r"isn't the published w\.h5"):
+        weights.fetched(file, tmp_path)
+    assert not (tmp_path / "w.h5").exists()
+    fetch(good)
+    assert weights.fetched(file, tmp_path) == weights.fetched(file, tmp_path) == tmp_path / "w.h5"
+    assert asked == [file.url] * 3
+    (tmp_path / "w.h5").write_bytes(b"not the weights")
+    with pytest.raises(UserError, match="remove it and fetch"):
+        weights.fetched(file, tmp_path)
+
+
+def test_the_published_files():
     # torch.hub's own convention: the file's name holds the first digits of the hash of its content
-    assert f"vggish-{vggish.WEIGHTS_SHA256[:8]}.pth" == vggish.WEIGHTS_FILE
+    assert f"vggish-{vggish.PUBLISHED.digest[:8]}.pth" == vggish.PUBLISHED.name
+    assert vggish.PUBLISHED.url.endswith(vggish.PUBLISHED.name)
+    assert vgg19.PUBLISHED.url.endswith(vgg19.PUBLISHED.name)

@@ -14,8 +14,6 @@ import pytest
 import torch
 
 pytest.importorskip("av", reason="videos need the packages of requirements-video.txt")
-os.environ["KERAS_BACKEND"] = "torch"  # without it Keras looks for TensorFlow
-pytest.importorskip("keras", reason="features need the packages of requirements-video.txt")
 
 from made_features import generated_extractor
 from made_videos import moving_disc, steady, tone, write_video
@@ -25,6 +23,7 @@ from dataset.arrays import array_file
 from dataset.extract import __main__ as extract_command
 from dataset.extract import data_folder
 from dataset.extract import features as extract_features
+from dataset.extract.decoding import squeezed
 from dataset.extract.features import Features
 from dataset.extract.video import read_clip
 from model import NETWORKS, build_model
@@ -39,14 +38,15 @@ from utils.predict.page import write_page
 from utils.predict.timeline import Answer, clip_starts, clock, decide, events, merge, timeline_of
 from utils.predict.videos import as_json
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras under numpy 2
-
 
 class ClipFeatures:
     """Random features that depend on the clip alone, in the extractor's place."""
 
-    def __init__(self, *args):
-        self.clips = []
+    prepare = staticmethod(squeezed)
+
+    def __init__(self, recipe=None, *args):
+        self.clips, self.recipe = [], recipe
+        self.made_with = {"visual": {"backbone": "vgg19"}, "audio": {"final_relu": True}, "decoder": {"ffmpeg": "8"}}
 
     def __call__(self, clip):
         self.clips.append(clip.start)
@@ -413,12 +413,60 @@ def test_features_without_a_grid_give_a_timeline_without_attention(tmp_path):
     def extractor(clip):
         return Features(np.ones((10, 1, 1, 16), np.float32), np.ones((10, 8), np.float32))
 
+    extractor.prepare = squeezed
     sizes = {"video_inputdim": 16, "audio_inputdim": 8, "d_model": 16, "categories": 3}
     network = build_model({"name": "avel_supv", "grid": [1, 1], **sizes}).eval()
     path = write_video(tmp_path / "a.mp4", steady(12, 1), rate=1)
     timeline = timeline_of(path, network, Localization(network), extractor, 3, hop=5, threshold=0.5)
     assert timeline.attention is None
     assert len(timeline.segments) == 12
+
+
+def trained_on(path, visual=(), decoder=(), **model):
+    """Save a checkpoint that says what made its features: what `ClipFeatures` says, but for some of it."""
+    save_network(path, **model)
+    content = Checkpoint.load(path)
+    made = ClipFeatures().made_with
+    content.features = {**made, "visual": {**made["visual"], **dict(visual)}, "decoder": dict(decoder)}
+    content.save(path)
+    return path
+
+
+def test_features_are_made_as_those_of_the_training(tmp_path, monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(
+        extract_features, "FeatureExtractor", lambda *args: made.append(ClipFeatures(*args)) or made[-1]
+    )
+    video = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
+    save_network(tmp_path / "silent.tar")
+    assert run(video, "--checkpoint", tmp_path / "silent.tar") == 0
+    assert "doesn't say what made the features that it learned from" in capsys.readouterr().out
+
+    same = trained_on(tmp_path / "same.tar", decoder={"ffmpeg": "8"}, visual={"precision": "bfloat16"})
+    assert run(video, "--checkpoint", same) == 0
+    said = capsys.readouterr().out
+    assert not any(words in said for words in ("learned from", "last digits"))
+    assert (made[-1].recipe.visual, made[-1].recipe.precision) == ("vgg19", "bfloat16")
+    assert json.loads((tmp_path / "predict" / "a.json").read_text())["features"] == made[-1].made_with
+
+    older = trained_on(tmp_path / "older.tar", decoder={"ffmpeg": "7"})
+    assert run(video, "--checkpoint", older) == 0
+    assert "warning: the features may differ in their last digits" in capsys.readouterr().out
+
+    for visual, message in [
+        ({"backbone": "timm/resnet18"}, "visual.backbone was timm/resnet18 and is vgg19"),
+        ({"backbone": "clip", "grid": [1, 1, 512]}, "--visual clip: is neither vgg19 nor timm/NAME"),
+    ]:
+        if visual["backbone"] == "clip":
+            monkeypatch.undo()
+        other = trained_on(tmp_path / "other.tar", visual=visual)
+        assert run(video, "--checkpoint", other) == 2
+        assert message in capsys.readouterr().err
+    narrow = trained_on(tmp_path / "narrow.tar", visual={"grid": [7, 7, 320]}, video_inputdim=64)
+    assert run(video, "--checkpoint", narrow) == 2
+    assert (
+        "model.video_inputdim is 64, but the features that are made of videos here have 320" in capsys.readouterr().err
+    )
 
 
 def test_mistakes_are_one_line(tmp_path, checkpoints, monkeypatch, capsys):
