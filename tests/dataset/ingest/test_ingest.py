@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ import pytest
 import torch
 from conftest import TINY_MODEL
 from helpers_bad import quick
+from helpers_ingest import in_a_process, killed_at
 from helpers_runs import difference, outcome
 from made_clips import (
     WRITERS,
@@ -33,6 +35,7 @@ from dataset.arrays import array_file, read_order
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.check import __main__ as check
 from dataset.ingest import __main__ as ingest
+from dataset.ingest import make
 from dataset.stats import __main__ as stats
 from utils.base.checkpoint import BEST, BEST_VAL, LAST
 from utils.config.settings import SUPERVISED, WEAK
@@ -66,11 +69,18 @@ def run(to: Path, *arguments: object) -> int:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_gives_the_numbers_of_the_same_clips_in_aves_form(preset, clips, names, tiny_data, tmp_path, capsys):
+def test_a_preset_gives_the_numbers_of_the_same_clips_in_aves_form(
+    preset, clips, names, tiny_data, tmp_path, monkeypatch, capsys
+):
     write, main, network = PRESETS[preset]
     ours = tmp_path / "data"
-    assert run(ours, *write(tmp_path / "from", clips, names[:3])) == 0
-    assert "40 clips of 40 in the table" in capsys.readouterr().out
+    arguments = write(tmp_path / "from", clips, names[:3])
+    monkeypatch.setattr(make, "BLOCK", 8)
+    assert in_a_process(arguments, ours, killed_at(50)) == -signal.SIGKILL
+    assert run(ours, *arguments) == 0
+    out = capsys.readouterr().out
+    assert "going on after 16 of 40 clips" in out
+    assert "40 clips of 40 in the table" in out
     assert {path.name for path in ours.iterdir()} == {
         *files.EVERY_FILE, "ingest.json",
     } - set(files.BACKGROUND_ONLY)  # fmt: skip
