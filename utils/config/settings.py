@@ -62,7 +62,7 @@ class GenerateSettings(Settings):
     categories: Width | None = None
     """Categories, background not counted; as `model.categories`."""
     grid: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field([7, 7])
-    """H and W of the visual grid."""
+    """H and W of the visual grid; [1, 1]: features without a grid."""
     visual_dim: Width = 512
     """Channels of a visual grid cell."""
     audio_dim: Width = 128

@@ -231,6 +231,8 @@ def _clips(metrics: dict[str, Any], clips: list[dict[str, Any]], attention: np.n
         attention.ndim != 4 or attention.shape[:2] != target.shape or not attention.size or attention.dtype.kind != "f"
     ):
         raise ValueError(f"{ATTENTION} holds {attention.dtype} {list(attention.shape)}, which are no maps of it")
+    if attention is not None and attention.shape[2:] == (1, 1):  # an early version kept it, and it shows nothing
+        attention = None
     return Stored(metrics, rows, ids, prediction, target, category, scores, attention)
 
 

@@ -269,6 +269,14 @@ def test_a_network_without_scores_and_attention_has_a_report_without_them(tmp_pa
     assert all("m" not in clip and len(clip["s"]) == 1 for clip in data["clips"])
 
 
+def test_attention_to_a_single_cell_is_not_shown(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, 20, NAMES)
+    np.save(tmp_path / results.ATTENTION, np.ones((20, 10, 1, 1), np.float16))
+    data = embedded(report_page.page(report_page.read(tmp_path)))
+    assert data["grid"] is None
+    assert all("m" not in clip for clip in data["clips"])
+
+
 def test_what_a_newer_version_adds_is_passed_over(tmp_path: Path) -> None:
     metrics = write_evaluation(tmp_path, 20, NAMES)
     (tmp_path / results.METRICS).write_text(json.dumps({**metrics, "new": [float("nan")]}))
