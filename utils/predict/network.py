@@ -63,6 +63,7 @@ def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
         raise UserError(f"{path}: is damaged: names {len(names)} categories of a network with {settings.categories}")
     network.eval()
     visual = {**_VGG19, **(checkpoint.features or {}).get("visual", {})}
+    _check_grid(checkpoint, visual["grid"])
     _try(network, settings, localization, tuple(visual["grid"]), path)
     return Loaded(network, localization, settings.categories, names, root, checkpoint.features)
 
@@ -89,6 +90,17 @@ def _is_same(path: Path, other: Path) -> bool:
         return os.path.samefile(path, other)
     except (OSError, ValueError):  # not there, or a name that no file can have
         return False
+
+
+def _check_grid(checkpoint: Checkpoint, made: list[int]) -> None:
+    """Raise UserError for a network that learned from features on another grid; it may be able to take any grid."""
+    shape = (checkpoint.data or {}).get(files.VISUAL, {}).get("shape")
+    if shape is not None and shape[2:4] != made[:2]:
+        (height, width), (rows, columns) = shape[2:4], made[:2]
+        raise UserError(
+            f"{checkpoint.path}: learned from visual features on a grid of {height} x {width}, but those that are made "
+            f"of videos here have {rows} x {columns}; name the checkpoint of a network that was trained on such"
+        )
 
 
 def _try(

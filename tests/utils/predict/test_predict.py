@@ -30,6 +30,7 @@ from model import NETWORKS, build_model
 from model.localization import Localization
 from model.official import to_official
 from utils.base.checkpoint import Checkpoint
+from utils.base.errors import UserError
 from utils.config import files as config_files
 from utils.config import settings as config_settings
 from utils.predict import __main__ as predict_command
@@ -407,6 +408,20 @@ def test_a_network_without_attention_has_a_page_without_it(tmp_path, checkpoints
     assert written["attention"] is None
     write_page(tmp_path / "page.html", [(path, written)])
     assert page_data(tmp_path / "page.html")[0]["attention"] is None
+
+
+@pytest.mark.parametrize("grid", [[1, 1], [7, 7]])
+def test_a_network_of_another_grid_is_refused(tmp_path, checkpoints, grid):
+    """CMBS could take any grid, and would make something of features that it never saw."""
+    path, _ = checkpoints[config_settings.SUPERVISED]
+    checkpoint = Checkpoint.load(path)
+    checkpoint.data = {files.VISUAL: {"shape": [40, 10, *grid, 512]}}
+    checkpoint.save(tmp_path / "checkpoint.pth.tar")
+    if grid == [7, 7]:
+        assert predict_network.load_network(tmp_path / "checkpoint.pth.tar").categories == 28
+        return
+    with pytest.raises(UserError, match=r"features on a grid of 1 x 1, but those .* have 7 x 7"):
+        predict_network.load_network(tmp_path / "checkpoint.pth.tar")
 
 
 def test_features_without_a_grid_give_a_timeline_without_attention(tmp_path):
