@@ -4,6 +4,7 @@ authors' way of working.
     python -m utils.benchmark                                   # every row, both supervisions; many minutes on a CPU
     python -m utils.benchmark --rows '*/train/*' '*/eval/*'     # only the steps, on random features in memory
     python -m utils.benchmark --rows 'supervised/epoch/*' --seconds 60
+    python -m utils.benchmark --study configs/studies/zoo.json --batch_size 64 --rows '*/train/*'   # every network
 
 A row is SUPERVISION/WHAT/HOW: a train step and an evaluation of one batch, the data path alone, and whole epochs
 (training, then evaluation of val and test) from the files of a generated data set of full AVE size, which is
@@ -28,7 +29,7 @@ from utils.base.errors import UserError, command
 from utils.base.flags import Parser
 from utils.base.paths import project_path
 from utils.benchmark.measure import Task, measure_all
-from utils.benchmark.rows import choose, read_configs
+from utils.benchmark.rows import choose, read_configs, read_study, with_batch_size
 from utils.benchmark.table import rates, table
 
 
@@ -37,7 +38,10 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.repeats < 1 or not args.seconds >= 0:
         raise UserError(f"--repeats {args.repeats} --seconds {args.seconds}: at least 1 repeat and 0 seconds")
-    configs = read_configs(args.config or [str(project_path(f"configs/{name}.json")) for name in ("main", "weak")])
+    default = [str(project_path(f"configs/{name}.json")) for name in ("main", "weak")]
+    configs = read_study(args.study) if args.study else read_configs(args.config or default)
+    if args.batch_size is not None:
+        configs = with_batch_size(configs, args.batch_size)
     device, where = choose_device("cpu" if args.device == "cpu" else "0" if args.device == "cuda" else None)
     if args.device == "cuda" and device.type != "cuda":
         raise UserError("--device cuda: torch sees no GPU; use --device cpu")
@@ -56,7 +60,9 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join([*table(rows), "", *rates(rows)]))
     if args.json:
         content = {"device": where, "torch": torch.__version__, "threads": torch.get_num_threads()}
-        write_text(args.json, json.dumps({**content, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+        measured = {case.name: case for case in cases}
+        content["rows"] = [{**asdict(row), **measured[row.name].identity} for row in rows]
+        write_text(args.json, json.dumps(content, indent=2) + "\n")
     if failures:
         raise UserError(f"{len(failures)} of {len(cases)} rows could not be measured; {failures[0]}")
 
@@ -66,12 +72,12 @@ def _parser() -> Parser:
         prog="python -m utils.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the first GPU, if there is one")
-    parser.add_argument(
-        "--config",
-        action="append",
-        metavar="JSON",
-        help="a config to measure; several may be (default: main, weak)",
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--config", nargs="+", action="extend", metavar="JSON", help="configs to measure (default: main, weak)"
     )
+    what.add_argument("--study", metavar="JSON", help="measure the config of each row of a study that trains")
+    parser.add_argument("--batch_size", type=_batch_size, metavar="N", help="of all configs (default: each one's own)")
     parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="rows to measure (default: '*')")
     parser.add_argument("--repeats", type=int, default=7, help="steps that a train or eval row times (7)")
     parser.add_argument(
@@ -86,6 +92,12 @@ def _parser() -> Parser:
     parser.add_argument("--json", metavar="FILE", help="also write every number here")
     parser.add_argument("--trace", metavar="FILE", help="profile the first row that isn't the authors', for Perfetto")
     return parser
+
+
+def _batch_size(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utils.base.errors import UserError
 from utils.config import files as config_files
 from utils.config.settings import Config
+from utils.study.runs import Study
 
 
 class Variant(NamedTuple):
@@ -58,6 +59,11 @@ class Case(NamedTuple):
     def variant(self) -> Variant:
         return VARIANTS[self.timed][self.how]
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What was measured, as a table of networks finds it (see `utils.study.costs`)."""
+        return {"timed": self.timed, "how": self.how, "model": self.config.model.model_dump()}
+
     def matches(self, pattern: str) -> bool:
         """Whether a pattern chooses this row, by its name or with the supervision in the place of the config's name."""
         names = (self.name, f"{_SUPERVISIONS[self.config.supervision]}/{self.timed}/{self.how}")
@@ -77,6 +83,17 @@ def read_configs(paths: Sequence[str]) -> dict[str, Config]:
         if len(set(names)) < len(names):
             names = [choose(path) for path in paths]
     return dict(zip(names, configs.values(), strict=True))
+
+
+def read_study(path: str) -> dict[str, Config]:
+    """The configs of a study's rows that train, by their names there. Raises UserError for a study with mistakes."""
+    return {run.name: run.config for run in Study(path).runs if run.source is None}
+
+
+def with_batch_size(configs: dict[str, Config], batch_size: int) -> dict[str, Config]:
+    """The same configs with one batch size."""
+    train = {name: config.train.model_copy(update={"batch_size": batch_size}) for name, config in configs.items()}
+    return {name: config.model_copy(update={"train": train[name]}) for name, config in configs.items()}
 
 
 def choose(configs: dict[str, Config], device: str, patterns: Sequence[str]) -> list[Case]:

@@ -16,7 +16,9 @@ A study is a JSON file (`"extends"` works as in a config):
         "by the gate": ["CMBS", "gate.json"]   name in the table -> run, and the config to evaluate it with
                                                (its section `model` is that of the run)
       },
-      "published": {"CMBS": 79.3}              accuracies that others published, for a column of their own
+      "published": {"CMBS": 79.3},             accuracies that others published, for a column of their own; or
+                                               {"accuracy": 79.3, "source": ..., "protocol": ..., "runs": 1}
+      "benchmark": "Exps/benchmark.json"       what a training step costs, as `utils.benchmark --json` measured it
     }
 
 Every run is a process of its own, in `OUTPUT/NAME/seed-N`; what it prints goes to `seed-N.out` beside it. Started

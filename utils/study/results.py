@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset import fingerprint
+from dataset import files, fingerprint
 from utils.base.checkpoint import BEST, BEST_VAL, LAST, Checkpoint
 from utils.base.errors import UserError
 from utils.config import files as config_files
 from utils.config.settings import Config
-from utils.evaluation.protocols import Chosen, best_epochs, read_epochs
+from utils.evaluation import stored
+from utils.evaluation.clip_scores import ACCURACY
+from utils.evaluation.protocols import CLIPS, Chosen, best_epochs, read_epochs
 from utils.evaluation.results import METRICS, read_metrics
 from utils.study.runs import Run
 from utils.training import provenance, result
@@ -29,6 +31,13 @@ class Result(NamedTuple):
     authors: float  # test accuracy in percent, best epoch on the test split
     validation: float | None  # test accuracy in percent at the best epoch on the val split; None: there is no val split
     seconds: float | None  # mean of an epoch, evaluation included; None: nothing was trained
+
+
+class Clips(NamedTuple):
+    """The accuracy of each test clip, in percent, and which clips these are."""
+
+    accuracies: list[float]
+    data: dict[str, Any]  # fingerprint of the files that say so
 
 
 def result_of(run: Run) -> Result | None:
@@ -113,10 +122,10 @@ def _trained(run: Run) -> Result | None:
     check_settings(run)
     whole = result.read(run.folder)
     if whole is not None:
-        best = whole.protocols
-        if whole.config["train"]["n_epoch"] < run.config.train.n_epoch:
+        if _stored_config(run.folder).train.n_epoch < run.config.train.n_epoch:
             return None
-        return Result(best.authors.test_accuracy, best.validation and best.validation.test_accuracy, whole.seconds)
+        authors, validation = whole.protocols.authors, whole.protocols.validation
+        return Result(authors.test_accuracy, validation and validation.test_accuracy, whole.seconds)
     epochs = _saved_epochs(run.folder)
     best = best_epochs(epochs)
     if "test" not in best or epochs[-1]["epoch"] < run.config.train.n_epoch:
@@ -143,7 +152,31 @@ def _evaluated(run: Run) -> Result | None:
 
 def chosen_epochs(run: Run) -> dict[str, Chosen]:
     """The best of a trained run's epochs, by the split that chose it."""
-    return best_epochs(_saved_epochs(run.folder))
+    whole = result.read(run.folder)
+    return best_epochs(_saved_epochs(run.folder)) if whole is None else whole.protocols.by_split()
+
+
+def on_generated_clips(run: Run) -> bool:
+    """Whether a run says in its `result.json` that its clips were generated."""
+    whole = result.read((run.source or run).folder)
+    return whole is not None and whole.generated
+
+
+def clips_of(run: Run, split: str) -> Clips | None:
+    """The test clips' accuracies of a finished run, with the weights that a split chose; None where nothing says them.
+
+    Of one that trained `result.json` says them, of one that only evaluates its evaluation.
+    """
+    trained = run.source or run
+    whole = result.read(trained.folder)
+    if whole is None or split not in (chosen := whole.protocols.by_split()):
+        return None
+    if run.source is None:
+        accuracies = chosen[split].get(CLIPS)
+    else:
+        accuracies = stored.read(evaluation_folder(run, split)).clip_scores()[ACCURACY].tolist()
+    data = {name: whole.data[name] for name in (files.LABELS, files.order_file("test")) if name in whole.data}
+    return accuracies and Clips(accuracies, data)
 
 
 def evaluated_accuracy(run: Run, split: str) -> float | None:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from utils.base.errors import UserError
 from utils.base.paths import ROOT, config_path, project_path
@@ -28,6 +28,22 @@ def _one_line(text: str) -> str:
 Name = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 
 
+class Published(BaseModel):
+    """What others published of a row."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    accuracy: Annotated[float, Field(ge=0, le=100)]  # percent, on AVE's test split
+    source: Name | None = None  # where it stands
+    protocol: Name | None = None  # how the epoch was chosen
+    runs: Annotated[int, Field(ge=1)] | None = None  # whose mean it is
+
+
+def _published(value: Any) -> Any:
+    """A number alone stands for an object that says nothing else."""
+    return {"accuracy": value} if isinstance(value, int | float) else value
+
+
 class StudySettings(BaseModel):
     """The JSON file of a study; see utils/study/__main__.py."""
 
@@ -39,7 +55,8 @@ class StudySettings(BaseModel):
     set: dict[str, Any] = {}
     runs: Annotated[dict[Name, str], Field(min_length=1)]
     localizations: dict[Name, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
-    published: dict[str, float] = {}
+    published: dict[str, Annotated[Published, BeforeValidator(_published)]] = {}
+    benchmark: Annotated[str, AfterValidator(file_name)] | None = None
 
 
 class Run(NamedTuple):
@@ -72,7 +89,7 @@ class Study:
     """
 
     def __init__(self, path: str, data_root: str | None = None) -> None:
-        values = config_files.read_json(path)
+        self.path, values = path, config_files.read_json(path)
         try:
             self.settings = StudySettings.model_validate(values)
         except ValidationError as error:

@@ -7,12 +7,18 @@ import re
 import statistics
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
+from dataset import files, fingerprint
 from model import build_model
 from utils.base.atomic import make_folder, write_text
-from utils.study.results import Result, check_same_data, result_of
-from utils.study.runs import TABLES, Study
+from utils.config.settings import Config
+from utils.evaluation.intervals import difference_interval
+from utils.evaluation.protocols import CHOOSING_SPLITS
+from utils.study import costs
+from utils.study.results import Result, check_same_data, clips_of, on_generated_clips, result_of
+from utils.study.runs import TABLES, Published, Run, Study
 
 _log = logging.getLogger(__name__)
 
@@ -20,30 +26,44 @@ _log = logging.getLogger(__name__)
 class Row(NamedTuple):
     """A row of the table for one study."""
 
-    parameters: int
+    runs: list[Run]  # a seed each
     results: list[Result]  # of the seeds that are finished
-    seeds: int
-    published: float | None
+    published: Published | None
+
+    @property
+    def config(self) -> Config:
+        """What its runs have in common: all but the seed."""
+        return self.runs[0].config
+
+
+class Column(NamedTuple):
+    """A column of the table, a cell for each row."""
+
+    header: str
+    cells: list[str]
 
 
 def rows_of(study: Study) -> dict[str, Row]:
     """The study's rows, by name."""
-    rows = {}
-    for name in dict.fromkeys(run.name for run in study.runs):
-        runs = [run for run in study.runs if run.name == name]
-        results = [result for run in runs if (result := result_of(run)) is not None]
-        with torch.device("meta"):
-            parameters = sum(p.numel() for p in build_model(runs[0].config.model).parameters())
-        rows[name] = Row(parameters, results, len(runs), study.settings.published.get(name))
-    return rows
+    runs: dict[str, list[Run]] = {}
+    for run in study.runs:
+        runs.setdefault(run.name, []).append(run)
+    return {
+        name: Row(
+            its_runs, [result for run in its_runs if (result := result_of(run))], study.settings.published.get(name)
+        )
+        for name, its_runs in runs.items()
+    }
 
 
 def write_tables(studies: list[Study]) -> None:
     """Write `table.md` and `table.tex` into the first study's output, and log them. Raises UserError as `table`."""
     header, body = table(studies)
-    text = markdown(header, body)
+    notes = notes_of(studies, header)
+    text = markdown(header, body) + "".join(f"\n{note}\n" for note in notes)
+    comments = "".join(f"% {note}\n" for note in notes)
     paths = [make_folder(studies[0].output) / name for name in TABLES]
-    for path, content in zip(paths, (text, latex(header, body)), strict=True):
+    for path, content in zip(paths, (text, latex(header, body) + comments), strict=True):
         write_text(path, content)
     _log.info(f"{text}\n{paths[0]}, {paths[1]}")
 
@@ -51,45 +71,122 @@ def write_tables(studies: list[Study]) -> None:
 def table(studies: list[Study]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the results, as text with "±" between mean and standard deviation (over seeds, n - 1).
 
-    Raises UserError where a folder holds another run than the study asks for, or the runs of a row were trained on
-    different data.
+    A column that says nothing is left out. Raises UserError where a folder holds another run than the study asks for,
+    or the runs of a row were trained on different data.
     """
     for study in studies:
         check_same_data(study.runs)
     every = [rows_of(study) for study in studies]
     names = list(dict.fromkeys(name for rows in every for name in rows))
-    published = any(row.published is not None for rows in every for row in rows.values())
-    header, columns = ["network"], []
+    columns = [Column("network", names), _labels([_first(every, name) for name in names])]
     for study, rows in zip(studies, every, strict=True):
-        title = study.settings.title
-        header += [f"{title}: {what}" for what in ("parameters", "authors' protocol", "validation protocol", "s/epoch")]
-        columns.append([_cells(rows.get(name)) for name in names])
-    body = [[name, *(cell for column in columns for cell in column[i])] for i, name in enumerate(names)]
-    if published:
-        header.append("published")
-        for line in body:
-            numbers = [rows[line[0]].published for rows in every if line[0] in rows]
-            there = [number for number in numbers if number is not None]
-            line.append(f"{there[0]:.1f}" if there else "")
-    return header, body
+        columns += _measured(study, [rows.get(name) for name in names])
+    columns += _published([_first(every, name) for name in names])
+    kept = [column for column in columns if any(column.cells)]
+    return [column.header for column in kept], [list(line) for line in zip(*(c.cells for c in kept), strict=True)]
 
 
-def _cells(row: Row | None) -> list[str]:
-    if row is None:
-        return [""] * 4
-    parameters = f"{row.parameters / 1e6:.2f} M"
-    if not row.results:
-        return [parameters, "not run yet", "not run yet", ""]
-    missing = "" if len(row.results) == row.seeds else f" ({len(row.results)} of {row.seeds} seeds)"
-    authors, validation, seconds = zip(*row.results, strict=True)
-    time = "" if None in seconds else f"{statistics.mean(seconds):.1f}"
-    by_val = "not available" if None in validation else _spread(validation) + missing
-    return [parameters, _spread(authors) + missing, by_val, time]
+def notes_of(studies: list[Study], header: list[str]) -> list[str]:
+    """What the cells of a table with this header don't say, a line each."""
+    notes = []
+    for study in studies:
+        rows = rows_of(study)
+        title, first = study.settings.title, next(iter(rows))
+        finished = [run for row in rows.values() for run in row.runs if result_of(run)]
+        if any(len(row.results) < len(row.runs) for row in rows.values()):
+            notes.append(f"{title}, not measured: `python -m utils.study {study.path}`")
+        if any(name.startswith(f"{title}: ") and name.endswith(_less(first)) for name in header):
+            notes.append(
+                f"{title}: in brackets the 95 % interval of the difference to {first}, by drawing test clips and seeds "
+                f"with replacement"
+            )
+        if any(map(on_generated_clips, finished)):
+            notes.append(f"{title}: generated clips, numbers on which say nothing about AVE")
+        notes += costs.notes(study)
+    return notes
 
 
-def _spread(values: tuple[float, ...]) -> str:
+def _first(every: list[dict[str, Row]], name: str) -> list[Row]:
+    """A row in each of the studies that has it."""
+    return [rows[name] for rows in every if name in rows]
+
+
+def _labels(rows: list[list[Row]]) -> Column:
+    """What each network learns from, where that isn't the same for all."""
+    words = [_learns_from(of_studies[0].config.label_regime) for of_studies in rows]
+    return Column("learns from", words if len(set(words)) > 1 else [""] * len(rows))
+
+
+def _published(rows: list[list[Row]]) -> list[Column]:
+    of_row = [next((row.published for row in of_studies if row.published), None) for of_studies in rows]
+    return [
+        Column("published", [f"{published.accuracy:.1f}" if published else "" for published in of_row]),
+        Column("where and how", [_how(published) if published else "" for published in of_row]),
+    ]
+
+
+def _learns_from(label_regime: str | None) -> str:
+    return "segment labels" if label_regime is None else files.LABEL_REGIMES[label_regime].words
+
+
+def _how(published: Published) -> str:
+    runs = published.runs and f"{published.runs} run{'s' if published.runs > 1 else ''}"
+    return ", ".join(filter(None, (published.source, published.protocol, runs)))
+
+
+def _measured(study: Study, rows: list[Row | None]) -> list[Column]:
+    """A study's own columns."""
+    first = next(row for row in rows if row)
+    cells = {"parameters": [row and _parameters(row.config) for row in rows]}
+    for protocol, split in CHOOSING_SPLITS.items():
+        name = {"authors": "authors' protocol", "validation": "validation protocol"}[protocol]
+        cells[name] = [row and _accuracy(row, protocol) for row in rows]
+        cells[name + _less(first.runs[0].name)] = [row and _difference(row, first, split) for row in rows]
+    cells["s/epoch"] = [row and _seconds(row) for row in rows]
+    cells |= costs.columns(study, [row and row.config for row in rows])
+    return [Column(f"{study.settings.title}: {what}", [cell or "" for cell in cells[what]]) for what in cells]
+
+
+def _less(first: str) -> str:
+    return f", less {first}"
+
+
+def _parameters(config: Config) -> str:
+    with torch.device("meta"):
+        return f"{sum(p.numel() for p in build_model(config.model).parameters()) / 1e6:.2f} M"
+
+
+def _accuracy(row: Row, protocol: str) -> str:
+    values = [getattr(result, protocol) for result in row.results]
+    if not values:
+        return "not measured"
+    if None in values:
+        return "not available"
+    missing = "" if len(values) == len(row.runs) else f" ({len(values)} of {len(row.runs)} seeds)"
     mean = f"{statistics.mean(values):.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+    return (f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean) + missing
+
+
+def _difference(row: Row, first: Row, split: str) -> str:
+    """The difference of a row's mean to the first's, with its 95 % interval; "" where the clips don't tell."""
+    if row is first or not row.results or not first.results:
+        return ""
+    every = [[clips_of(run, split) for run in of_row.runs if result_of(run)] for of_row in (row, first)]
+    if any(clips is None for seeds in every for clips in seeds):
+        return ""
+    ours, base = every
+    if any(fingerprint.differences(clips.data, base[0].data) for clips in ours):
+        return ""
+    interval = difference_interval(*(np.array([clips.accuracies for clips in seeds]) for seeds in every))
+    if None in interval:
+        return ""
+    value, low, high = (round(number, 2) + 0.0 for number in interval)  # + 0.0: not -0.00
+    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _seconds(row: Row) -> str:
+    seconds = [result.seconds for result in row.results]
+    return f"{statistics.mean(seconds):.1f}" if seconds and None not in seconds else ""
 
 
 def markdown(header: list[str], body: list[list[str]]) -> str:

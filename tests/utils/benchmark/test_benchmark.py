@@ -12,6 +12,8 @@ from model import NETWORKS
 from utils.benchmark import __main__ as benchmark_command
 from utils.benchmark import measure, roofline, rows, table
 from utils.config import files as config_files
+from utils.study import table as study_table
+from utils.study.runs import Study
 
 
 def _row(name: str, config: Path, data: Path, **more) -> rows.Row:
@@ -77,13 +79,19 @@ def test_rows(tiny_config, tiny_data: Path, tmp_path: Path, name: str):
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_command_line_measures_in_a_process_of_its_own(tiny_config, tmp_path: Path, capsys: pytest.CaptureFixture):
-    out = tmp_path / "numbers.json"
-    args = ["--device", "cpu", "--config", str(tiny_config()), "--rows", "*/eval/float32", "--repeats", "2"]
-    assert benchmark_command.main([*args, "--json", str(out)]) == 0
-    assert "supervised/eval/float32" in capsys.readouterr().out
-    measured = json.loads(out.read_text())["rows"]
-    assert [row["name"] for row in measured] == ["supervised/eval/float32"]
+def test_the_rows_of_a_study_measured_in_processes_of_their_own_are_costs_in_its_table(
+    tiny_config, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    out, study = tmp_path / "numbers.json", tmp_path / "study.json"
+    settings = {"title": "tiny", "output": str(tmp_path / "study"), "seeds": [1, 2], "benchmark": str(out)}
+    study.write_text(json.dumps({**settings, "runs": {"My network": tiny_config().name}}))
+    asked = ["--device", "cpu", "--study", str(study), "--batch_size", "4", "--rows", "*/train/float32"]
+    assert benchmark_command.main([*asked, "--repeats", "2", "--json", str(out)]) == 0
+    assert "My network/train/float32" in capsys.readouterr().out
+    (measured,) = json.loads(out.read_text())["rows"]
+    assert (measured["name"], measured["clips"]) == ("My network/train/float32", 4)
+    (line,) = study_table.table([Study(str(study))])[1]
+    assert line[-2:] == ["1.00", "1.00"]
     assert benchmark_command.main(["--device", "cpu", "--rows", "nothing"]) == 2
 
 
@@ -110,6 +118,8 @@ def test_two_configs_of_one_supervision_both_have_their_rows(tiny_config, tmp_pa
     [
         (["--rows", "*/train/*", "*/trian/*"], "--rows */trian/*: chooses none of the rows"),
         (["--config", "{config}"], "stands there twice"),
+        (["--study", "{config}"], "not allowed with argument --config"),
+        (["--batch_size", "0"], "'0' is not a whole number from 1 on"),
         (["--repeats", "0"], "at least 1 repeat"),
         (["--seconds", "nan"], "at least 1 repeat"),
         (["--trace", "t.json", "--rows", "*/data/*"], "--trace: profiles a train or eval row"),
