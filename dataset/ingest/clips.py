@@ -128,17 +128,19 @@ class Reader:
         """The arrays of a clip's files, by part."""
         outcome = Outcome(self.states(clip))
         arrays: dict[str, np.ndarray] = {}
-        for source, state in zip(self.sources, outcome.states, strict=True):
-            if state is None:
+        there = [source for source, state in zip(self.sources, outcome.states, strict=True) if state is not None]
+        for source in self.sources:
+            needed = clip.event is None or set(source.parts) != {LABELS}  # else the table tells when the event is
+            if needed and source not in there:
                 kind = "" if len(source.parts) > 1 else f"{next(iter(source.parts))} "
                 outcome.left_out = f"no {kind}file ({source.ending} in {source.folder})"
                 return outcome, {}
-        for source in self.sources:
+        for source in there:
             path = source.path(clip.id)
             content = read_content(path)
             for part, key in source.parts.items():
                 if part == LABELS and clip.event and key and isinstance(content, dict) and key not in content:
-                    continue  # the table tells when the event is
+                    continue  # again the table tells it
                 with _naming(path):
                     array = part_of(content, key, path)
                     if part == VISUAL:
