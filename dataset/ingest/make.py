@@ -59,7 +59,7 @@ def make_data_folder(
         if _is_made(root, plan):
             shutil.rmtree(work, ignore_errors=True)  # that a process which was killed in its last moment left
             return None
-        work.mkdir(exist_ok=True)
+        make_folder(work)
         if work.is_symlink():
             raise UserError(f"{work}: is a link to another folder; remove it")
         journal = Journal(work / "journal.jsonl", plan)

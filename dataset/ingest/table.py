@@ -40,7 +40,9 @@ class Names:
                     raise UserError(f"{where}: the class_id {row[0]!r} is there twice; give each class one line")
                 named[row[0]] = row[1]
             wanted = [str(i) for i in range(len(named))]
-            if not named or set(named) != set(wanted):
+            if not named:
+                raise UserError(f"{path}: lists no class")
+            if set(named) != set(wanted):
                 raise UserError(f"{path}: its class_id must be the whole numbers from 0 to {len(named) - 1}, each once")
             self._index = {name: i for i, name in enumerate(wanted)}
             self._names = [named[id] for id in wanted]
@@ -131,6 +133,8 @@ def read_table(path: Path, columns: list[str] | tuple[str, ...]) -> Iterator[tup
     reader = csv.reader(io.StringIO(read_text(path)), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
+        if not header:
+            raise UserError(f"{path}: is empty; its first line must name its columns")
         if missing := [name for name in columns if header.count(name) != 1]:
             count = "several columns" if missing[0] in header else "no column"
             raise UserError(f"{path}: has {count} {missing[0]!r} (it has {', '.join(map(repr, header[:12]))})")

@@ -109,6 +109,8 @@ case("a table that isn't closed", "ave-pm", text(TABLE, "c3,", '"c3,'), "is no C
 case("a table in UTF-16", "ave-pm", encoded(TABLE, "utf-16"), "train.csv: is UTF-16 text")
 case("a table in Latin-1", "ave-pm", content(TABLE, b"sample_id\xe9"), "train.csv: is not UTF-8 text")
 case("a table that is a pipe", "ave-pm", instead(TABLE, os.mkfifo), "is a pipe")
+case("an empty table", "ave-pm", content(TABLE, b""), "train.csv: is empty; its first line must name its columns")
+case("no class", "ave-pm", content(MAPPING, b"class_id,class_name\n"), "class_name_mapping.csv: lists no class")
 case("a table with semicolons", "ave-pm", text(TABLE, "sample_id,onset,", "sample_id;onset;"), "no column 'sample_id'")
 case("a class id twice", "ave-pm", text(MAPPING, "1,Bark", "0,Bark"), "class_id '0' is there twice")
 case("class ids with a gap", "ave-pm", text(MAPPING, "1,Bark", "2,Bark"), "whole numbers from 0 to 1")
