@@ -101,12 +101,12 @@ def _write_folder(root: Path, store: ClipStore, plan: Plan, broken: dict[str, st
     """Write the data folder from the stored clips."""
     made_with.write(root, _made_with(store, plan, root))
     _write_record(root, store, plan, broken)
-    _write_features((root / files.VISUAL, root / files.AUDIO), store, plan.rows)
+    write_features_of(plan.rows, store, (root / files.VISUAL, root / files.AUDIO))
     if plan.lines is not None:
         write_text(root / files.ANNOTATIONS, "".join("&".join(map(str, line)) + "\n" for line in plan.lines))
         _write_splits(root, plan.rows)
     if plan.background:
-        _write_features((root / files.NOISY_VISUAL, root / files.NOISY_AUDIO), store, plan.background)
+        write_features_of(plan.background, store, (root / files.NOISY_VISUAL, root / files.NOISY_AUDIO))
         columns = len(labels.categories_of(plan.lines)) + 1
         with atomic_path(root / files.NOISY_LABELS) as part:
             write_array(part, np.eye(columns, dtype=np.float32)[[-1] * len(plan.background)])
@@ -166,7 +166,8 @@ def _refuse_other_folder(root: Path, plan: Plan) -> None:
             raise UserError(f"{root / name}: is there already and not from this command; choose another folder")
 
 
-def _write_features(paths: tuple[Path, Path], store: ClipStore, rows: Sequence[str]) -> None:
+def write_features_of(rows: Sequence[str], store: ClipStore, paths: tuple[Path, Path]) -> None:
+    """Write the visual and the audio file of stored clips, a row for each of their ids."""
     shapes = tuple((len(rows), *array.shape) for array in store.load(rows[0]))
     with (
         atomic_path(paths[0]) as visual,

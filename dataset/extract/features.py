@@ -84,15 +84,22 @@ class FeatureExtractor:
             "decoder": decoding.made_with(),
         }
 
-    @torch.inference_mode()
     def __call__(self, clip: Clip) -> Features:
+        return Features(self.visual_of(clip), self.audio_of(clip))
+
+    def visual_of(self, clip: Clip) -> np.ndarray:
+        """[T, h, w, D]: of each segment, the mean over its frames."""
         by_frame = self._by_frame(clip.frames)
         # One segment at a time: all T x 16 frames in float64 would be 30 MB a second of video.
-        visual = np.stack([by_frame[frames_of_second].mean(0, dtype=np.float64) for frames_of_second in clip.index])
+        means = [by_frame[frames_of_second].mean(0, dtype=np.float64) for frames_of_second in clip.index]
+        return np.stack(means).astype(np.float32)
+
+    @torch.inference_mode()
+    def audio_of(self, clip: Clip) -> np.ndarray:
+        """[T, 128]: VGGish of each segment."""
         # T seconds hold T examples of 0.96 s and, from 25 s on, some more, which belong to no segment.
         examples = vggish.log_mel_examples(clip.waveform)[: len(clip.index)]
-        audio = self.vggish(torch.from_numpy(examples).to(self.device)).cpu().numpy()
-        return Features(visual.astype(np.float32), audio)
+        return self.vggish(torch.from_numpy(examples).to(self.device)).cpu().numpy()
 
     def _by_frame(self, frames: np.ndarray) -> np.ndarray:
         """The backbone's features of each frame; in smaller batches from then on where the GPU's memory runs out."""

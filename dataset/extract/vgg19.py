@@ -45,7 +45,7 @@ class VGG19:
     prepare = staticmethod(squeezed)  # a frame of any size -> the frames that this takes
 
     def __init__(self, weights: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        self.network = _layers()
+        self.network = layers()
         if weights == GENERATED:
             generate(self.network, seed=19)
         else:
@@ -67,16 +67,16 @@ class VGG19:
         return self.network(images.to(self.network[0].weight.dtype)).float().permute(0, 2, 3, 1)
 
 
-def _layers() -> nn.Sequential:
+def layers() -> nn.Sequential:
     """The convolutions and poolings. The last ReLU of a block follows its pooling, which gives the same, sooner."""
-    layers: list[nn.Module] = []
+    made: list[nn.Module] = []
     channels = 3
     for widths in BLOCKS:
         for width in widths:
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            made += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
             channels = width
-        layers.insert(-1, nn.MaxPool2d(2))
-    return nn.Sequential(*layers)
+        made.insert(-1, nn.MaxPool2d(2))
+    return nn.Sequential(*made)
 
 
 def _read(network: nn.Sequential, path: Path) -> None:

@@ -5,11 +5,13 @@ authors' way of working.
     python -m utils.benchmark --rows '*/train/*' '*/eval/*'     # only the steps, on random features in memory
     python -m utils.benchmark --rows 'supervised/epoch/*' --seconds 60
     python -m utils.benchmark --study configs/studies/zoo.json --batch_size 64 --rows '*/train/*'   # every network
+    python -m utils.benchmark --rows 'extract/*' --repeats 3    # features of a video: decoding, VGG-19, VGGish, writing
 
 A row is SUPERVISION/WHAT/HOW: a train step and an evaluation of one batch, the data path alone, and whole epochs
 (training, then evaluation of val and test) from the files of a generated data set of full AVE size, which is
 made once. Of several configs of one supervision each row has its config's name in front; a pattern that says the
-supervision chooses all of them. Each row is measured in a process of its own. The rows "authors" work as the authors
+supervision chooses all of them. The rows "extract" need the packages of requirements-video.txt and are measured only
+where they are named. Each row is measured in a process of its own. The rows "authors" work as the authors
 do, with this project's network: float64, a worker DataLoader over HDF5, the loss looked at after every step, the C
 library's memory as it comes. Every other row's ratio is to that one of the same config and the same run.
 """
@@ -28,6 +30,7 @@ from utils.base.devices import choose_device
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
 from utils.base.paths import project_path
+from utils.benchmark import extraction
 from utils.benchmark.measure import Task, measure_all
 from utils.benchmark.rows import choose, read_configs, read_study, with_batch_size
 from utils.benchmark.table import rates, table
@@ -45,26 +48,25 @@ def main(argv: list[str] | None = None) -> None:
     device, where = choose_device("cpu" if args.device == "cpu" else "0" if args.device == "cuda" else None)
     if args.device == "cuda" and device.type != "cuda":
         raise UserError("--device cuda: torch sees no GPU; use --device cpu")
-    cases = choose(configs, device.type, args.rows)
+    of_extraction = [pattern for pattern in args.rows if pattern.startswith(extraction.PREFIX)]
+    cases = choose(configs, device.type, [pattern for pattern in args.rows if pattern not in of_extraction])
     steps = [case for case in cases if case.timed in ("train", "eval")]
     traced = next((case for case in steps if not case.variant.authors), next(iter(steps), None))
     if args.trace and traced is None:
         raise UserError("--trace: profiles a train or eval row, and --rows chooses none")
     print(f"{where}; torch {torch.__version__}; batch {', '.join(str(c.train.batch_size) for c in configs.values())}")
-    rows, failures = measure_all(
-        [
-            Task(case, device.type, args.repeats, args.seconds, args.data_root, args.trace if case is traced else None)
-            for case in cases
-        ]
-    )
+    limits = (device.type, args.repeats, args.seconds)
+    tasks = [Task(case, *limits, args.data_root, args.trace if case is traced else None) for case in cases]
+    tasks += extraction.chosen(of_extraction, *limits)
+    rows, failures = measure_all(tasks)
     print("\n".join([*table(rows), "", *rates(rows)]))
     if args.json:
         content = {"device": where, "torch": torch.__version__, "threads": torch.get_num_threads()}
-        measured = {case.name: case for case in cases}
-        content["rows"] = [{**asdict(row), **measured[row.name].identity} for row in rows]
+        identities = {case.name: case.identity for case in cases}
+        content["rows"] = [{**asdict(row), **identities.get(row.name, {})} for row in rows]
         write_text(args.json, json.dumps(content, indent=2) + "\n")
     if failures:
-        raise UserError(f"{len(failures)} of {len(cases)} rows could not be measured; {failures[0]}")
+        raise UserError(f"{len(failures)} of {len(tasks)} rows could not be measured; {failures[0]}")
 
 
 def _parser() -> Parser:

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -53,6 +54,10 @@ class Task:
     trace: str | None = None  # a file
 
     @property
+    def name(self) -> str:
+        return self.case.name
+
+    @property
     def config(self) -> Config:
         return self.case.config
 
@@ -60,27 +65,45 @@ class Task:
     def variant(self) -> Variant:
         return self.case.variant
 
+    def prepare(self) -> None:
+        """Make the data that the row reads, where they aren't there."""
+        if self.case.timed in ("data", "epoch") and not Path(self.data_root).exists():
+            generate.generate(self.data_root, generate.Settings(**AVE_SIZE))
 
-def measure_all(tasks: Sequence[Task]) -> tuple[list[Row], list[str]]:
+    def run(self) -> Row:
+        """Measure the row in this process."""
+        return measure(self)
+
+
+class Measurable(Protocol):
+    """A row to be measured in a process of its own."""
+
+    name: str
+
+    def prepare(self) -> None: ...
+
+    def run(self) -> Row: ...
+
+
+def measure_all(tasks: Sequence[Measurable]) -> tuple[list[Row], list[str]]:
     """The rows of some tasks, told on stderr as they come, and the reasons of those that could not be measured."""
     rows, failures = [], []
     for task in tasks:
         try:
             rows.append(measure_apart(task))
-            print(f"{task.case.name}: {rows[-1].seconds:.4g} s", file=sys.stderr)
+            print(f"{task.name}: {rows[-1].seconds:.4g} s", file=sys.stderr)
         except UserError as error:
-            failures.append(f"{task.case.name}: {error}")
+            failures.append(f"{task.name}: {error}")
             print(f"not measured: {failures[-1]}", file=sys.stderr)
     return rows, failures
 
 
-def measure_apart(task: Task) -> Row:
+def measure_apart(task: Measurable) -> Row:
     """Measure in a fresh process. Raises UserError where that fails for a reason that the user can change."""
-    if task.case.timed in ("data", "epoch") and not Path(task.data_root).exists():
-        generate.generate(task.data_root, generate.Settings(**AVE_SIZE))
+    task.prepare()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         try:
-            return process.submit(measure, task).result()
+            return process.submit(task.run).result()
         except BrokenProcessPool:
             raise UserError("its process was killed; is there enough memory?") from None
         except torch.OutOfMemoryError as error:
@@ -97,7 +120,7 @@ def measure(task: Task) -> Row:
     {"train": _train_step, "eval": _evaluation, "data": _data_path, "epoch": _epoch}[task.case.timed](task, device, row)
     row.seconds, row.fastest, row.slowest = median(row.times), min(row.times), max(row.times)
     row.steps = len(row.times)
-    row.host_bytes = _peak_host_memory()
+    row.host_bytes = peak_host_memory()
     row.device_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return row
 
@@ -267,7 +290,7 @@ def _timed_loading(task: Task, device: torch.device, splits: Sequence[str], row:
     return batches
 
 
-def _peak_host_memory() -> int:
+def peak_host_memory() -> int:
     """The most memory that this process has had, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would count what the process was before it became this program

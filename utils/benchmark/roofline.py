@@ -80,11 +80,11 @@ class ProductTimer:
         """Time each kind of product once."""
         for product, seconds in self.seconds.items():
             operands = [self._operand(shape, stride) for shape, stride in product.operands]
-            seconds.append(_seconds(partial(getattr(torch, product.name), *operands)))
+            seconds.append(seconds_of(partial(getattr(torch, product.name), *operands)))
         if self.device.type == "cuda":
             source = torch.empty(2**28, dtype=torch.uint8, device=self.device)
             target = torch.empty_like(source)
-            self.copies.append(2 * source.numel() / _seconds(partial(target.copy_, source)))
+            self.copies.append(2 * source.numel() / seconds_of(partial(target.copy_, source)))
 
     def roofline(self) -> Roofline:
         """What the rounds so far give."""
@@ -118,7 +118,7 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
     """Seconds of a call, warmed up, on as many threads as the step has; a short one is repeated."""
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=_LONG_ENOUGH).median

@@ -121,7 +121,8 @@ class Row:
     fastest: float = 0.0
     slowest: float = 0.0
     steps: int = 0  # measured
-    roofline: float | None = None  # seconds of utils.benchmark.roofline.Roofline; train and eval rows
+    roofline: float | None = None  # seconds of utils.benchmark.roofline.Roofline; train, eval and extract rows
+    bound: str = "in matrix products, timed alone"  # what the roofline is
     rate: float | None = None  # its other numbers
     fastest_rate: float | None = None
     copy_rate: float | None = None

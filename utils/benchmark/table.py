@@ -35,6 +35,6 @@ def rates(rows: list[Row]) -> Iterator[str]:
         if row.roofline:
             copies = f"; copies move {row.copy_rate / 1e9:.0f} GB/s" if row.copy_rate else ""
             yield (
-                f"{row.name}: the roofline is {row.flops / 1e9:.0f} GFLOP in matrix products, timed alone: "
+                f"{row.name}: the roofline is {row.flops / 1e9:.0f} GFLOP {row.bound}: "
                 f"{row.rate / 1e9:.0f} GFLOP/s (its fastest kind {row.fastest_rate / 1e9:.0f}){copies}"
             )
