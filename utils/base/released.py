@@ -72,7 +72,7 @@ def read(folder: Path) -> dict[str, Any]:
             )
     config, about = (_object(files[name], folder / name) for name in (CONFIG, ABOUT))
     try:
-        weights = load(files[WEIGHTS])
+        weights = dict(sorted(load(files[WEIGHTS]).items()))  # else in another order each time
     except SafetensorError as error:
         raise UserError(f"{folder / WEIGHTS}: is no safetensors file ({error}); fetch the release again") from error
     return {**about, "network": weights, "config": config}

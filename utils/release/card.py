@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dataset.files import LABEL_REGIMES
+from dataset.files import in_words
 from utils.base import nested
 from utils.evaluation.clip_scores import ACCURACY, SCORES
 from utils.evaluation.intervals import Interval
@@ -78,7 +78,7 @@ def _what(facts: dict[str, Any]) -> str:
     counts = f"{data['train']:,} {counts}" if data["train"] else counts
     if data["clips"]:
         counts += f" ({data['clips']:,} clips of {data['segments']} segments, {data['categories']} categories)"
-    labels = "labels of segments" if facts["supervision"] == "full" else LABEL_REGIMES[facts["label_regime"]].words
+    labels = "labels of segments" if facts["supervision"] == "full" else in_words(facts["label_regime"])
     return "\n".join(
         [
             f"- **Network**: `{facts['model']}`, {facts['parameters']:,} parameters",
