@@ -74,14 +74,23 @@ def pretend(run: Run, epochs: list[tuple[float, float]], **train: object) -> Non
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def pretend_result(run: Run, authors: list[float], validation: list[float] | None, **changes: object) -> None:
-    """Leave the `result.json` of a run alone, with these accuracies of its test clips by both protocols."""
+def pretend_result(
+    run: Run, authors: list[float], validation: list[float] | None, of_epoch: dict | None = None, **changes: object
+) -> None:
+    """Leave the `result.json` of a run alone, with these accuracies of its test clips by both protocols.
+
+    `of_epoch`: what else it says of the chosen epochs.
+    """
+    of_epoch = of_epoch or {}
     values = {
         "network": run.config.model.name,
         "supervision": run.config.supervision,
         "label_regime": run.config.label_regime,
         "generated": True,
-        "protocols": {"authors": _chosen(authors), "validation": validation and _chosen(validation)},
+        "protocols": {
+            "authors": _chosen(authors) | of_epoch,
+            "validation": validation and _chosen(validation) | of_epoch,
+        },
         "seconds": 2.0,
         "config": run.config.model_dump(),
         "data": fingerprint(run.config.data.folder, run.config.label_regime),

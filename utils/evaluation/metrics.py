@@ -30,11 +30,9 @@ def detailed(result: Evaluation, categories: list[str]) -> dict[str, Any]:
     scores = {name: values.double().numpy() for name, values in scores.items()}
     is_event = target != background
     confusion = confusion_matrix(predicted, target, background)
-    naming_and_timing = means(clip_scores(predicted, target, result.category.numpy(), background))
-    del naming_and_timing[ACCURACY]  # it stands by itself
     return {
         "categories": categories,
-        "naming_and_timing": naming_and_timing,
+        "naming_and_timing": naming_and_timing(result, background),
         "errors": errors(predicted, target, background),
         "events": event_scores(predicted, target, background),
         "separation": {name: separation(values, is_event) for name, values in scores.items()},
@@ -45,6 +43,13 @@ def detailed(result: Evaluation, categories: list[str]) -> dict[str, Any]:
         "by_position": by_position(predicted, target, background),
         "confusion_matrix": confusion.tolist(),
     }
+
+
+def naming_and_timing(result: Evaluation, background: int) -> dict[str, float | None]:
+    """What an evaluation has right besides its accuracy: the means of `clip_scores` but that, in percent."""
+    arrays = (tensor.numpy() for tensor in (result.segments, result.target, result.category))
+    found = means(clip_scores(*arrays, background))
+    return {name: value for name, value in found.items() if name != ACCURACY}
 
 
 def errors(predicted: np.ndarray, target: np.ndarray, background: int) -> dict[str, float]:

@@ -18,6 +18,7 @@ from utils.base.text import require_file
 METRICS = "metrics.jsonl"  # of a run folder
 CHANCE = (45.0, 55.0)  # an AUC between these, in percent, is that of a score which separates nothing
 CLIPS = "test_accuracy_of_clips"  # percent of each clip of the test split; of an epoch that was the best so far
+APART = "test_naming_and_timing"  # of the test split, see `utils.evaluation.metrics.naming_and_timing`
 CHOOSING_SPLITS = {"authors": "test", "validation": "val"}  # protocol -> the split that chooses its epoch
 _KEPT = ("epoch", "val_accuracy", "test_accuracy")
 

@@ -16,7 +16,7 @@ from utils.config import files as config_files
 from utils.config.settings import Config
 from utils.evaluation import stored
 from utils.evaluation.clip_scores import ACCURACY
-from utils.evaluation.protocols import CLIPS, Chosen, best_epochs, read_epochs
+from utils.evaluation.protocols import APART, CLIPS, Chosen, best_epochs, read_epochs
 from utils.evaluation.results import METRICS, read_metrics
 from utils.study.runs import Run
 from utils.training import provenance, result
@@ -177,6 +177,18 @@ def clips_of(run: Run, split: str) -> Clips | None:
         accuracies = stored.read(evaluation_folder(run, split)).clip_scores()[ACCURACY].tolist()
     data = {name: whole.data[name] for name in (files.LABELS, files.order_file("test")) if name in whole.data}
     return accuracies and Clips(accuracies, data)
+
+
+def naming_and_timing_of(run: Run, split: str) -> dict[str, float | None]:
+    """What a finished run has right besides its accuracy, with the weights that a split chose, on the test split.
+
+    By the names of `utils.evaluation.clip_scores`; {} where nothing says it.
+    """
+    if run.source is not None:
+        path = evaluation_folder(run, split)
+        return (stored.read(path).metrics.get("naming_and_timing") if (path / METRICS).exists() else None) or {}
+    whole = result.read(run.folder)
+    return (whole is not None and whole.protocols.by_split().get(split, {}).get(APART)) or {}
 
 
 def evaluated_accuracy(run: Run, split: str) -> float | None:

@@ -14,10 +14,18 @@ from dataset import files, fingerprint
 from model import build_model
 from utils.base.atomic import make_folder, write_text
 from utils.config.settings import Config
+from utils.evaluation.clip_scores import SCORES
 from utils.evaluation.intervals import difference_interval
 from utils.evaluation.protocols import CHOOSING_SPLITS
 from utils.study import costs
-from utils.study.results import Result, check_same_data, clips_of, on_generated_clips, result_of
+from utils.study.results import (
+    Result,
+    check_same_data,
+    clips_of,
+    naming_and_timing_of,
+    on_generated_clips,
+    result_of,
+)
 from utils.study.runs import TABLES, Published, Run, Study
 
 _log = logging.getLogger(__name__)
@@ -59,11 +67,12 @@ def rows_of(study: Study) -> dict[str, Row]:
 def write_tables(studies: list[Study]) -> None:
     """Write `table.md` and `table.tex` into the first study's output, and log them. Raises UserError as `table`."""
     header, body = table(studies)
+    tables = [(header, body), naming_and_timing(studies)]
     notes = notes_of(studies, header)
-    text = markdown(header, body) + "".join(f"\n{note}\n" for note in notes)
-    comments = "".join(f"% {note}\n" for note in notes)
+    text = "\n".join(markdown(*one) for one in tables if one) + "".join(f"\n{note}\n" for note in notes)
+    tex = "\n".join(latex(*one) for one in tables if one) + "".join(f"% {note}\n" for note in notes)
     paths = [make_folder(studies[0].output) / name for name in TABLES]
-    for path, content in zip(paths, (text, latex(header, body) + comments), strict=True):
+    for path, content in zip(paths, (text, tex), strict=True):
         write_text(path, content)
     _log.info(f"{text}\n{paths[0]}, {paths[1]}")
 
@@ -84,6 +93,25 @@ def table(studies: list[Study]) -> tuple[list[str], list[list[str]]]:
     columns += _published([_first(every, name) for name in names])
     kept = [column for column in columns if any(column.cells)]
     return [column.header for column in kept], [list(line) for line in zip(*(c.cells for c in kept), strict=True)]
+
+
+def naming_and_timing(studies: list[Study]) -> tuple[list[str], list[list[str]]] | None:
+    """Header and rows of what networks have right besides the accuracy, by the validation protocol.
+
+    None where no finished run says it.
+    """
+    columns: dict[str, dict[str, str]] = {}  # header -> row -> cell
+    for study in studies:
+        for name, row in rows_of(study).items():
+            found = [naming_and_timing_of(run, CHOOSING_SPLITS["validation"]) for run in row.runs if result_of(run)]
+            for score in SCORES if found and all(found) else ():
+                values = [of_seed.get(score) for of_seed in found]
+                if None not in values:
+                    column = columns.setdefault(f"{study.settings.title}, validation protocol: {SCORES[score]}", {})
+                    column[name] = _spread(values)
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    body = [[name, *(column.get(name, "") for column in columns.values())] for name in names]
+    return (["network", *columns], body) if columns else None
 
 
 def notes_of(studies: list[Study], header: list[str]) -> list[str]:
@@ -163,8 +191,12 @@ def _accuracy(row: Row, protocol: str) -> str:
     if None in values:
         return "not available"
     missing = "" if len(values) == len(row.runs) else f" ({len(values)} of {len(row.runs)} seeds)"
+    return _spread(values) + missing
+
+
+def _spread(values: list[float]) -> str:
     mean = f"{statistics.mean(values):.2f}"
-    return (f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean) + missing
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def _difference(row: Row, first: Row, split: str) -> str:
@@ -178,10 +210,7 @@ def _difference(row: Row, first: Row, split: str) -> str:
     if any(fingerprint.differences(clips.data, base[0].data) for clips in ours):
         return ""
     interval = difference_interval(*(np.array([clips.accuracies for clips in seeds]) for seeds in every))
-    if None in interval:
-        return ""
-    value, low, high = (round(number, 2) + 0.0 for number in interval)  # + 0.0: not -0.00
-    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
+    return "" if None in interval else interval.text("+")
 
 
 def _seconds(row: Row) -> str:

@@ -18,7 +18,7 @@ from utils.base.devices import naming_batch_size
 from utils.base.errors import Interrupted
 from utils.evaluation import protocols
 from utils.evaluation.evaluate import evaluate, no_bar
-from utils.evaluation.metrics import separation
+from utils.evaluation.metrics import naming_and_timing, separation
 from utils.evaluation.threshold import choose_threshold
 from utils.training.meter import Meter
 from utils.training.state import Training
@@ -72,16 +72,21 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
 def _evaluated(training: Training, epoch: int, split: str) -> dict[str, Any]:
     """Evaluate a split: its accuracy, and the AUC of each of the network's scores against its segment labels, if any.
 
-    Of the test split also the accuracy of each clip. Records how each score is distributed.
+    Of the test split also the accuracy of each clip, and naming and timing apart. Records how each score is
+    distributed.
     """
     batches = training.batches[split]
     result = evaluate(training.network, batches, training.localization, training.config.train.precision)
     step = epoch * len(training.batches["train"])
     training.recorder.histograms({f"{split}/{name}": score for name, score in result.scores.items()}, step)
-    is_event = (result.target != batches.dataset.categories).numpy()
+    background = batches.dataset.categories
+    is_event = (result.target != background).numpy()
     auc = {name: separation(score.numpy(), is_event)["auc"] for name, score in result.scores.items()}
-    of_clips = {protocols.CLIPS: result.clip_accuracy.tolist()} if split == "test" else {}
-    return {f"{split}_accuracy": result.accuracy, **({f"{split}_auc": auc} if auc else {}), **of_clips}
+    metrics = {f"{split}_accuracy": result.accuracy, **({f"{split}_auc": auc} if auc else {})}
+    if split == "test":
+        metrics[protocols.APART] = naming_and_timing(result, background)
+        metrics[protocols.CLIPS] = result.clip_accuracy.tolist()
+    return metrics
 
 
 def train_one_epoch(training: Training, epoch: int, stop: StopRequest) -> dict[str, Any]:

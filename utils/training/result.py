@@ -18,7 +18,7 @@ from utils.base.atomic import write_text
 from utils.base.errors import UserError
 from utils.base.text import read_json
 from utils.config.settings import Config
-from utils.evaluation.protocols import CHOOSING_SPLITS, CLIPS, METRICS, Chosen, read_epochs
+from utils.evaluation.protocols import APART, CHOOSING_SPLITS, CLIPS, METRICS, Chosen, read_epochs
 
 FILE = "result.json"
 
@@ -34,6 +34,7 @@ class ChosenEpoch(BaseModel):
     test_accuracy: Percent
     val_accuracy: Percent | None = None  # None: the data have no val split
     test_accuracy_of_clips: list[Percent] | None = None  # in the split's order; None: not noted by an early version
+    test_naming_and_timing: dict[str, Percent | None] | None = None  # by names of `utils.evaluation.clip_scores`; same
 
     @model_validator(mode="after")
     def _of_one_evaluation(self) -> ChosenEpoch:
@@ -80,8 +81,11 @@ def write(folder: Path, config: Config, data: dict[str, Any], start: dict[str, A
         best: the epoch that each choosing split chose, see `utils.evaluation.protocols`.
     """
     epochs = read_epochs(folder)
-    clips = {epoch["epoch"]: epoch.get(CLIPS) for epoch in epochs}
-    chosen = {split: {**epoch, CLIPS: clips.get(epoch["epoch"])} for split, epoch in best.items()}
+    lines = {epoch["epoch"]: epoch for epoch in epochs}
+    chosen = {
+        split: epoch | {key: lines.get(epoch["epoch"], {}).get(key) for key in (CLIPS, APART)}
+        for split, epoch in best.items()
+    }
     values = dict(
         network=config.model.name,
         supervision=config.supervision,

@@ -14,10 +14,12 @@ from helpers_runs import pretend, pretend_result
 from dataset import files, fingerprint
 from model import NETWORKS, build_model
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+from utils.evaluation.clip_scores import SCORES
+from utils.evaluation.protocols import APART
 from utils.study import __main__ as study_command
 from utils.study.results import result_of
 from utils.study.runs import Study
-from utils.study.table import notes_of, table
+from utils.study.table import naming_and_timing, notes_of, table
 from utils.training import result
 
 
@@ -147,6 +149,21 @@ def test_rows_of_other_test_clips_are_not_compared(write_study, two_networks, ti
         for run in Study(path).runs:
             pretend_result(run, [60.0, 70.0], None, data=data if run.name == "CMBS" else other)
         assert any("less CMBS" in name for name in columns(path)) == compared
+
+
+def test_naming_and_timing_stand_in_a_table_of_their_own(write_study, two_networks, tmp_path):
+    path = write_study(runs=two_networks)
+    scores = dict.fromkeys(list(SCORES)[1:], 50.0)
+    for number, run in enumerate(Study(path).runs):
+        apart = {APART: scores | {"category_accuracy": 80.0 + number}} if run.name == "CMBS" else {}
+        pretend_result(run, [60.0], [50.0], of_epoch=apart)
+    header, body = naming_and_timing([Study(path)])
+    assert [name.rpartition(": ")[2] for name in header] == ["network", *list(SCORES.values())[1:]]
+    assert "validation protocol" in header[1]
+    assert body == [["CMBS", f"80.50 ± {statistics.stdev([80, 81]):.2f}", *["50.00 ± 0.00"] * 3]]  # an early CMRAN
+    assert study_command.main([path, "--table"]) == EXIT_DONE
+    assert "80.50" in (tmp_path / "study" / "table.md").read_text().split("\n\n")[1]
+    assert (tmp_path / "study" / "table.tex").read_text().count(r"\begin{tabular}") == 2
 
 
 def test_what_was_published_where_and_how(write_study, two_networks):

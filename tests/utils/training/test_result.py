@@ -56,6 +56,8 @@ def test_what_a_finished_run_says(run, tiny_data):
     evaluation = read_evaluation(run / "eval-test")  # of the epoch that the authors' protocol chose
     of_clips = 100 * (evaluation.prediction == evaluation.target).mean(1)
     assert left.protocols.authors.test_accuracy_of_clips == pytest.approx(of_clips.tolist())
+    apart = evaluation.metrics["naming_and_timing"]
+    assert left.protocols.authors.test_naming_and_timing == apart
 
 
 def test_no_new_run_takes_the_place_of_a_result(run, train, capsys):
