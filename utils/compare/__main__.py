@@ -10,6 +10,7 @@ the 95 % interval, how many clips it wins and loses; then naming and timing apar
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     if len(compared) < 2:
         raise UserError(f"{options.evaluations[0]}: is one evaluation alone; name a second one to compare it with")
     check_same_clips(compared)
-    print(comparison(compared))
+    has_study = any(Path(path).is_file() for path in options.evaluations)
+    print(comparison(compared, options.protocol if has_study else None))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,18 @@ from utils.study.table import markdown
 GENERATED = "**Generated clips**: the numbers say whether the code learns, and nothing about a real data set."
 
 
-def comparison(compared: list[Compared]) -> str:
-    """Everything that is said of evaluations of the same clips; the first one is the base."""
+PROTOCOLS = {
+    "authors": "the best epoch on the test split (authors' protocol)",
+    "validation": "the best epoch on the val split (validation protocol)",
+}
+
+
+def comparison(compared: list[Compared], protocol: str | None = None) -> str:
+    """Everything that is said of evaluations of the same clips; the first one is the base.
+
+    Args:
+        protocol: by which a study's weights were chosen, a name of PROTOCOLS; None: no study is among them.
+    """
     metrics = compared[0].evaluations[0].metrics
     scores = {one.name: one.clip_scores() for one in compared}
     base, *others = scores
@@ -23,6 +33,7 @@ def comparison(compared: list[Compared]) -> str:
     parts = [
         f"{metrics['clips']} clips of the {metrics['split']} split, each evaluation compared with {base}.",
         *generated,
+        *([f"The weights of each run of a study are of {PROTOCOLS[protocol]}."] if protocol else []),
         *_label_regimes(compared),
         markdown(*_accuracies(scores)),
         "Naming and timing apart, %:",

@@ -105,8 +105,8 @@ def _numbers(facts: dict[str, Any]) -> str:
         f"({facts['seed']}). `{ACCURACY}` in the metadata is the share of segments that are right; the two F1 are "
         "open-vocabulary AVEL's.",
     ]
-    if facts["protocols"]:
-        authors, validation = facts["protocols"]["authors"], facts["protocols"]["validation"]
+    authors, validation = (facts["protocols"] or {}).get("authors"), (facts["protocols"] or {}).get("validation")
+    if authors:
         said = f"authors' protocol {authors['test_accuracy']:.2f} % (epoch {authors['epoch']}), validation protocol "
         said += f"{validation['test_accuracy']:.2f} % (epoch {validation['epoch']})" if validation else "not available"
         lines.append(f"The run by both protocols, on the test split: {said}.")

@@ -75,7 +75,9 @@ def test_a_better_network_wins_and_the_numbers_are_those_of_metrics_json(tmp_pat
     assert "generated" in text.lower()
     write(tmp_path / "a", generated=False)
     write(tmp_path / "b", generated=False)
-    assert "generated" not in said(capsys, first, second).lower()
+    text = said(capsys, first, second)
+    assert "generated" not in text.lower()
+    assert "protocol" not in text
 
 
 def test_the_order_of_the_two_turns_the_difference_round(tmp_path, capsys):
@@ -180,6 +182,7 @@ def test_weak_networks_are_named_with_what_they_learned_from(tmp_path, capsys):
 def test_a_study_is_compared_over_its_seeds(study, capsys):
     text = said(capsys, study)
     assert "each one's seeds by themselves" in text
+    assert "authors' protocol" in text
     (first, *_), (second, *_) = cells(text, "first"), cells(text, "second")
     assert (first[1], second[1]) == ("2", "2")
     assert second[3].startswith("+")
