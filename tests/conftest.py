@@ -80,6 +80,25 @@ def tiny_config(tiny_data: Path, tmp_path: Path):
     return write
 
 
+@pytest.fixture
+def write_study(tiny_config, tmp_path):
+    """Write a study of `tiny_data` and return its path: write_study(seeds=[1], runs={...})."""
+
+    def write(**changes: object) -> str:
+        values = {
+            "title": "generated data",
+            "output": str(tmp_path / "study"),
+            "seeds": [1, 2],
+            "set": {"train": {"n_epoch": 2}},
+            "runs": {"CMBS": tiny_config().name},
+        }
+        path = tmp_path / f"study{len(list(tmp_path.glob('study*.json')))}.json"
+        path.write_text(json.dumps({**values, **changes}))
+        return str(path)
+
+    return write
+
+
 @contextlib.contextmanager
 def without_privileges() -> Iterator[None]:
     """Within the block permissions hold even for root: this thread lacks the capabilities that pass over them."""

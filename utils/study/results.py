@@ -18,6 +18,7 @@ from utils.evaluation import stored
 from utils.evaluation.clip_scores import ACCURACY
 from utils.evaluation.protocols import APART, CLIPS, Chosen, best_epochs, read_epochs
 from utils.evaluation.results import METRICS, read_metrics
+from utils.study.jobs import read_record
 from utils.study.runs import Run
 from utils.training import provenance, result
 
@@ -41,14 +42,16 @@ class Clips(NamedTuple):
 
 
 def result_of(run: Run) -> Result | None:
-    """The numbers of a finished run; None while it isn't.
+    """The numbers of a finished run; None while it isn't, or where the last job that had it didn't end well.
 
     Raises UserError where its folder holds another run, or can't be read.
     """
     with readable(run.folder):
         if run.folder.exists() and not run.folder.is_dir():
             raise UserError(f"{run.folder}: is a file where the folder of a run should be; move it away")
-        return _trained(run) if run.source is None else _evaluated(run)
+        found = _trained(run) if run.source is None else _evaluated(run)
+    record = read_record(run)
+    return found if record is None or record.code == 0 else None
 
 
 @contextlib.contextmanager

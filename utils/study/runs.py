@@ -57,6 +57,7 @@ class StudySettings(BaseModel):
     localizations: dict[Name, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
     published: dict[str, Annotated[Published, BeforeValidator(_published)]] = {}
     benchmark: Annotated[str, AfterValidator(file_name)] | None = None
+    cluster: dict[str, int | float | str | bool | list[str]] = {}
 
 
 class Run(NamedTuple):
@@ -77,6 +78,16 @@ class Run(NamedTuple):
     def settings(self) -> Path:
         """The file of the run's whole config."""
         return self.folder.with_name(self.folder.name + ".json")
+
+    @property
+    def lock(self) -> Path:
+        """The file that the job holds which makes the run."""
+        return self.folder.with_name(self.folder.name + ".lock")
+
+    @property
+    def record(self) -> Path:
+        """The file that says which job last had the run, and how it ended."""
+        return self.folder.with_name(self.folder.name + ".job.json")
 
 
 class Study:

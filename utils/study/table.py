@@ -27,6 +27,7 @@ from utils.study.results import (
     result_of,
 )
 from utils.study.runs import TABLES, Published, Run, Study
+from utils.study.states import UNFINISHED, states
 
 _log = logging.getLogger(__name__)
 
@@ -65,10 +66,14 @@ def rows_of(study: Study) -> dict[str, Row]:
 
 
 def write_tables(studies: list[Study]) -> None:
-    """Write `table.md` and `table.tex` into the first study's output, and log them. Raises UserError as `table`."""
+    """Write `table.md` and `table.tex` into the first study's output, and log them. Raises UserError as `table`.
+
+    Below the table stand the runs that left something and aren't counted: they go on, were stopped, or failed.
+    """
     header, body = table(studies)
     tables = [(header, body), naming_and_timing(studies)]
     notes = notes_of(studies, header)
+    notes += [f"not counted: {state}" for state in states(studies) if state.word in UNFINISHED]
     text = "\n".join(markdown(*one) for one in tables if one) + "".join(f"\n{note}\n" for note in notes)
     tex = "\n".join(latex(*one) for one in tables if one) + "".join(f"% {note}\n" for note in notes)
     paths = [make_folder(studies[0].output) / name for name in TABLES]

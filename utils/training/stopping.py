@@ -8,13 +8,17 @@ import signal
 from collections.abc import Iterator
 
 from utils.base.output import when_output_is_lost
+from utils.base.signals import on_stop
 
 
 class StopRequest:
-    """Set by Ctrl-C, SIGTERM or lost output: the step is finished and saved first. A second signal quits at once."""
+    """Set by Ctrl-C, SIGTERM or lost output: the step is finished and saved first. A second Ctrl-C quits at once.
+
+    A second SIGTERM doesn't: batch systems send it to a job's processes, and those pass it on to one another.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self._interrupted = False
         self._process = os.getpid()
 
     def __bool__(self) -> bool:
@@ -27,20 +31,18 @@ class StopRequest:
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopRequest]:
         """Take over SIGINT, SIGTERM and lost output within the block."""
-        before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with when_output_is_lost(self.ask):
-                yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with on_stop(self._request), when_output_is_lost(self.ask):
+            yield self
 
     def _request(self, number: int, frame: object) -> None:
         if os.getpid() != self._process:  # a loader's worker, which gets the terminal's Ctrl-C too
             return
-        if self:
+        if self._interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self._interrupted |= number == signal.SIGINT
+        if self:
+            return
         self.ask()
         # Not print: a signal may come in the middle of one.
         with contextlib.suppress(OSError):
-            os.write(2, b"stopping after this step; once more quits at once\n")
+            os.write(2, b"stopping after this step; Ctrl-C once more quits at once\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import re
 import shutil
 import sys
@@ -20,29 +19,12 @@ from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
 from utils.study import __main__ as study_command
-from utils.study import pool
+from utils.study import engines, jobs
+from utils.study.jobs import Job
 from utils.study.results import result_of
 from utils.study.runs import Study
 from utils.study.table import latex, markdown
-
-
-@pytest.fixture
-def write_study(tiny_config, tmp_path):
-    """Write a study of `tiny_data` and return its path: write_study(seeds=[1], runs={...})."""
-
-    def write(**changes: object) -> str:
-        values = {
-            "title": "generated data",
-            "output": str(tmp_path / "study"),
-            "seeds": [1, 2],
-            "set": {"train": {"n_epoch": 2}},
-            "runs": {"CMBS": tiny_config().name},
-        }
-        path = tmp_path / f"study{len(list(tmp_path.glob('study*.json')))}.json"
-        path.write_text(json.dumps({**values, **changes}))
-        return str(path)
-
-    return write
+from utils.training.launching import share_of_cores
 
 
 def one_line(capsys: pytest.CaptureFixture) -> str:
@@ -109,15 +91,15 @@ def test_runs_side_by_side_share_the_cores(write_study, monkeypatch):
     run = Study(write_study()).runs[0]
     run.out.parent.mkdir(parents=True)
     asked = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
-    assert pool._Pool(queue.SimpleQueue(), 1, at_a_time=2)._call(run, asked) == 0
+    assert Job([], None, share_of_cores(2), submitted=0.0)._call(run, asked) == 0
     assert run.out.read_text() == "4\n"
 
 
 def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, monkeypatch):
-    def call(pool, run, arguments):  # in this process: starting one costs seconds
+    def call(job, run, arguments):  # in this process: starting one costs seconds
         return weak_main.main(arguments[2:])
 
-    monkeypatch.setattr(pool._Pool, "_call", call)
+    monkeypatch.setattr(Job, "_call", call)
     weak = tiny_config("weak_main_model").name
     relative = tmp_path / "relative.json"
     # It tells of another network; the one that is evaluated is the run's.
@@ -129,7 +111,7 @@ def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_p
     assert weak_main.main(["--config", str(tmp_path / weak), "--seed", "1", "--n_epoch", "2", "--gpu", "cpu",
                            "--snapshot_pref", str(trained.folder)]) == EXIT_DONE  # fmt: skip
     assert result_of(read) is None
-    assert study_command.main([path]) == EXIT_DONE
+    assert study_command.main([path, "--cluster", "debug"]) == EXIT_DONE
     for split, accuracy in zip(("best", "best-val"), result_of(read)[:2], strict=True):
         metrics = json.loads((read.folder / split / "metrics.json").read_text())
         assert metrics["localize"] == "relative"
@@ -145,13 +127,13 @@ def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_p
     other = write_study(seeds=[1], runs={"weak": weak}, readings={"relative": ["weak", activation.name]})
     asked = Study(other).runs[1]
     assert result_of(asked) is None
-    assert len(pool._commands(asked, None)) == 2
+    assert len(jobs.commands(asked, None)) == 2
     assert result_of(asked) is None
     assert study_command.main([other, "--table"]) == EXIT_DONE
     assert f"| relative | {parameters} | not measured |" in (tmp_path / "study" / "table.md").read_text()
-    pool._commands(read, None)  # back again: the evaluations are older than their settings, and are made anew
+    jobs.commands(read, None)  # back again: the evaluations are older than their settings, and are made anew
     assert result_of(read) is None
-    assert study_command.main([path]) == EXIT_DONE
+    assert study_command.main([path, "--cluster", "debug"]) == EXIT_DONE
     assert result_of(read) is not None
 
     (trained.folder / "best.pth.tar").touch()  # newer weights: the evaluation is of older ones
@@ -234,8 +216,8 @@ def test_a_run_that_was_killed_in_its_first_epoch_begins_again(write_study, tmp_
     pretend(run, [(50.0, 60.0)])  # the line is written before the checkpoint
     for name in ("log.txt", ".lock", ".last.pth.tar.a1b2c3d4.part"):
         (run.folder / name).write_text("")
-    assert pool._commands(run, None)[0][-2:] == ["--config", str(run.settings)]
-    pool._check_free(run)
+    assert jobs.commands(run, None)[0][-2:] == ["--config", str(run.settings)]
+    engines._check_free(run)
 
 
 @pytest.mark.parametrize("thing", ["run", "out"])
@@ -252,14 +234,14 @@ def test_what_is_in_the_way_is_one_line(thing, write_study, capsys):
     assert not Study(path).runs[0].folder.exists(), "nothing was begun"
 
 
-def test_an_error_in_a_thread_ends_the_study(write_study, monkeypatch, capsys):
-    def call(pool, run, arguments):
+def test_an_error_in_a_job_ends_the_study(write_study, monkeypatch, capsys):
+    def call(job, run, arguments):
         run.out.mkdir()  # since the study looked
-        return call_it(pool, run, arguments)
+        return call_it(job, run, arguments)
 
-    call_it = pool._Pool._call
-    monkeypatch.setattr(pool._Pool, "_call", call)
-    assert study_command.main([write_study(), "--gpu", "cpu,cpu"]) == EXIT_USER_ERROR
+    call_it = Job._call
+    monkeypatch.setattr(Job, "_call", call)
+    assert study_command.main([write_study(), "--gpu", "cpu", "--cluster", "debug"]) == EXIT_USER_ERROR
     assert "seed-" in one_line(capsys)
 
 
@@ -315,7 +297,7 @@ def test_a_row_of_different_data_is_refused(write_study, tiny_data, tmp_path, ca
 
 @pytest.mark.parametrize("loop", ["study/cmbs", "study/cmbs/seed-1", "study/cmbs/seed-1.out", "supv_main_model.json"])
 def test_a_link_to_itself_is_one_line(loop, write_study, tmp_path, capsys):
-    path = write_study()
+    path = write_study(seeds=[1])
     (tmp_path / loop).unlink(missing_ok=True)
     (tmp_path / loop).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / loop).symlink_to(tmp_path / loop)

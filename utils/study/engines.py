@@ -1,0 +1,254 @@
+"""The runs of studies on the engines of submitit: in this process, on this machine's devices, or on a SLURM cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from utils.base import checkpoint
+from utils.base.atomic import make_folder
+from utils.base.errors import EXIT_INTERRUPTED, Interrupted, UserError
+from utils.base.locks import held, is_held, try_hold
+from utils.base.output import when_output_is_lost
+from utils.base.signals import on_stop
+from utils.evaluation.protocols import read_epochs
+from utils.study.jobs import Job, Record, read_record, write_record
+from utils.study.results import check_same_data, check_settings, readable, result_of
+from utils.study.runs import Run, Study
+from utils.study.states import State, last_line, slurm_queue, state_of
+from utils.training.begin import generate_once
+from utils.training.launching import share_of_cores
+
+# What a run leaves that was killed before its first epoch was saved; another one may begin on top of it.
+_OF_A_BEGINNING = ("config.json", "run.json", "log.txt", "metrics.jsonl", ".lock", "events.out.tfevents.*", "*.part*")
+_FOLDER = "submitit_jobs"  # in a study's output; the folder of a row has no such name
+_NO_LIMIT = 60 * 24 * 365  # minutes
+_REQUEUES = 1000  # times that a run may reach its job's time limit
+_POLL, _ASK_AGAIN = 0.1, 10.0  # seconds; a signal that comes while a job starts is lost
+
+_log = logging.getLogger(__name__)
+
+
+def run_all(studies: list[Study], engine: str, gpu: str | None, options: dict[str, Any]) -> None:
+    """Make what isn't made yet of some studies' runs; with SLURM, submit it.
+
+    Args:
+        engine: "debug" (in this process, one run after another), "local" (a run at a time on each device) or "slurm".
+        gpu: what --gpu says; with "local" commas separate devices, else it is what each run is told.
+        options: of sbatch, by name, besides those of the first study's file.
+
+    Raises UserError naming the first run that failed or can't begin, Interrupted when asked to stop; runs in progress
+    have saved their state then.
+    """
+    runs = [run for study in studies for run in study.runs]
+    for data in {run.config.data.model_dump_json(): run.config.data for run in runs}.values():
+        generate_once(data)
+    for study in studies:
+        check_same_data(study.runs)
+    left = [run for run in runs if result_of(run) is None]
+    for run in left:
+        with readable(run.folder):
+            _check_free(run)
+    if not left:
+        return
+    folder = make_folder(studies[0].output / _FOLDER)
+    if engine == "slurm":
+        _submit(left, studies, folder, gpu, {**studies[0].settings.cluster, **options})
+        return
+    progress = _Progress(left, len(runs))
+    if engine == "local":
+        _run_on_devices(_groups(left), folder, gpu.split(",") if gpu else [None], progress)
+    else:
+        _run_in_this_process(_groups(left), folder, gpu, progress)
+    progress.end()
+
+
+def _check_free(run: Run) -> None:
+    """Raise UserError where a run would be written over what isn't its own."""
+    for path in (run.out, run.settings):
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is in the way of the file that the study writes there; move it")
+    if run.source is not None or not run.folder.exists():
+        return
+    check_settings(run)
+    if (run.folder / checkpoint.LAST).exists():
+        return
+    there = sorted(path.name for path in run.folder.iterdir())
+    others = [name for name in there if not any(fnmatchcase(name, own) for own in _OF_A_BEGINNING)]
+    if others or len(read_epochs(run.folder)) > 1:
+        raise UserError(
+            f"{run.folder}: has no {checkpoint.LAST} to go on from, but holds {(others or there)[0]}; put the "
+            f"checkpoint back, or move the folder away so that the study runs it anew"
+        )
+
+
+def _groups(runs: list[Run]) -> list[list[Run]]:
+    """Each run that trains with those that evaluate its weights, which come after it."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(str((run.source or run).folder), []).append(run)
+    return list(groups.values())
+
+
+class _Progress:
+    """Says which runs have ended, and how."""
+
+    def __init__(self, left: list[Run], total: int) -> None:
+        self.left, self.total, self.began = list(left), total, time.time()
+        self.failed: list[State] = []
+
+    def tell(self) -> None:
+        """Say what ended since the last call."""
+        for run in list(self.left):
+            record = read_record(run)
+            if record is None or record.code == EXIT_INTERRUPTED or (record.ended or 0) < self.began:
+                continue
+            self.left.remove(run)
+            state = state_of(run, record, {})
+            if state.word != "done":
+                self.failed.append(state)
+            done = self.total - len(self.left) - len(self.failed)
+            what = state.text if state.word == "done" else f"failed, {state.text}"
+            _log.info(f"{done}/{self.total} {run.name}, seed {run.seed}: {what}")
+
+    def end(self) -> None:
+        """Raise UserError naming the first run that failed; say what another study has."""
+        self.tell()
+        states = [state_of(run, read_record(run), {}) for run in self.left]
+        self.failed += [state for state in states if state.word in ("failed", "stopped")]
+        if self.failed:
+            run, _, text = self.failed[0]
+            more = f"; {len(self.failed) - 1} more runs failed" if len(self.failed) > 1 else ""
+            raise UserError(
+                f"{run.name}, seed {run.seed} {text}{more}; the same command goes on where the study stopped"
+            )
+        for state in states:
+            _log.info(f"left to another study: {state}")
+
+
+def _run_in_this_process(groups: list[list[Run]], folder: Path, gpu: str | None, progress: _Progress) -> None:
+    executor = submitit.DebugExecutor(folder)
+    for group in groups:
+        error = executor.submit(Job([group], gpu, {}, progress.began)).exception()
+        if error is not None:
+            raise error
+        progress.tell()
+
+
+def _run_on_devices(groups: list[list[Run]], folder: Path, devices: list[str | None], progress: _Progress) -> None:
+    """Keep the devices of this machine busy: a job for each of them takes one run after another."""
+    # Of CUDA_VISIBLE_DEVICES submitit takes away all that a job doesn't ask it for; --gpu chooses among them here.
+    environment = {**share_of_cores(len(devices)), "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    executor = submitit.LocalExecutor(folder)
+    executor.update_parameters(timeout_min=_NO_LIMIT)
+    jobs: list[submitit.LocalJob] = []
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+        for job in jobs:
+            if not job.done():
+                os.kill(int(job.job_id), signal.SIGTERM)  # which it passes on; `job.cancel` kills after a second
+
+    with on_stop(stop), when_output_is_lost(stop):
+        for device in devices:
+            if not stopping:
+                with _interrupts_blocked():
+                    jobs.append(executor.submit(Job(groups, device, environment, progress.began)))
+        asked_again = time.monotonic()
+        while not all([job.done() for job in jobs]):
+            time.sleep(_POLL)
+            progress.tell()
+            if stopping and time.monotonic() - asked_again > _ASK_AGAIN:
+                asked_again = time.monotonic()
+                stop()
+    if stopping:
+        raise Interrupted("stopped; the same command goes on where the runs were")
+    for job in jobs:
+        if not job.paths.result_pickle.exists() or job.exception() is not None:
+            raise UserError(
+                f"a job of the study ended before its runs: {last_line(job.paths.stderr)} ({job.paths.stderr})"
+            )
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Start processes within the block that the terminal's Ctrl-C doesn't reach: `stop` tells them, once."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def _submit(runs: list[Run], studies: list[Study], folder: Path, gpu: str | None, options: dict[str, Any]) -> None:
+    """Submit a job for each run that isn't with SLURM or another study yet, as one job array."""
+    with contextlib.ExitStack() as locks:
+        for output in {study.output for study in studies}:
+            busy = f"{output}: another command is submitting runs of it; wait for it, then look with --status"
+            locks.enter_context(held(make_folder(output) / ".submitting", busy))
+        records = [read_record(run) for run in runs]
+        queue = slurm_queue(records)
+        if queue is None:
+            raise UserError("squeue doesn't say which runs SLURM has already; try again when it answers")
+        taken = [
+            run for run, record in zip(runs, records, strict=True)
+            if is_held(run.lock) or (record is not None and record.engine == "slurm" and record.job in queue)
+        ]  # fmt: skip
+        groups = [group for group in _groups(runs) if not any(run in taken for run in group)]
+        if not groups:
+            _log.info(f"{len(taken)} runs are with SLURM or another study already; nothing was submitted")
+            return
+        executor = _slurm_executor(folder, options)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit says there what it raises
+                jobs = executor.submit_array([Job([group], gpu, {}, time.time()) for group in groups])
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"SLURM doesn't take the runs: {error}") from error
+        for job, group in zip(jobs, groups, strict=True):
+            for run in group:
+                _note(run, Record("slurm", job.job_id, str(job.paths.stderr)))
+    _log.info(
+        f"submitted {len(jobs)} jobs to SLURM: {jobs[0].job_id} to {jobs[-1].job_id}; --status says how far they are, "
+        f"--table makes the table of what is done"
+    )
+
+
+def _slurm_executor(folder: Path, options: dict[str, Any]) -> submitit.SlurmExecutor:
+    """Raises UserError for options that submitit doesn't take, and where there is no SLURM."""
+    options = {"time": 240, "job_name": folder.parent.name, **options}
+    named = {name.replace("-", "_"): value for name, value in options.items()}
+    if not isinstance(named["time"], int) or named["time"] < 1:
+        raise UserError(f"cluster.time {named['time']!r}: is not a whole number of minutes")
+    known = submitit.SlurmExecutor._valid_parameters()
+    others = {name.replace("_", "-"): value for name, value in named.items() if name not in known}
+    try:
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUES)
+        executor.update_parameters(
+            **{name: value for name, value in named.items() if name in known}, additional_parameters=others
+        )
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"--cluster slurm: {error}") from error
+    return executor
+
+
+def _note(run: Run, record: Record) -> None:
+    """Say that a run waits for a job, unless the job has begun and says more itself."""
+    lock = try_hold(make_folder(run.folder.parent) / run.lock.name)
+    if lock is None:
+        return
+    with lock:
+        last = read_record(run)
+        if last is None or last.job != record.job:
+            write_record(run, record)

@@ -1,0 +1,184 @@
+"""A job of a study: makes runs one after another, each as a process of its own. Submitit starts it, here or elsewhere.
+
+Beside its folder a run has `seed-N.lock`, which the job that makes the run holds, so that no other one makes it too,
+and `seed-N.job.json`, which says which job that was and how it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import submitit
+from pydantic import TypeAdapter, ValidationError
+from submitit.core.utils import DelayedSubmission
+
+from utils.base.atomic import make_folder, write_text, writing
+from utils.base.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
+from utils.base.locks import try_hold
+from utils.base.paths import ROOT
+from utils.base.signals import on_stop
+from utils.base.text import read_text
+from utils.config.settings import MAINS
+from utils.study.runs import Run
+
+_PATIENCE = 0.1  # seconds: `is_held` holds a lock for far less, another job for far longer
+
+
+@dataclass
+class Record:
+    """What `seed-N.job.json` says of the last job that had a run."""
+
+    engine: str  # "debug", "local" or "slurm"
+    job: str | None = None  # its name there
+    log: str | None = None  # file of what submitit and SLURM say of it
+    began: float | None = None  # seconds since 1970; None: it waits for its turn
+    ended: float | None = None
+    code: int | None = None  # the run's exit code; None: it hasn't ended, or was killed together with its job
+    why: str | None = None  # the error that kept the run from starting
+
+
+def read_record(run: Run) -> Record | None:
+    """The last job that had a run; None if there was none. Raises UserError where its file is damaged."""
+    if not run.record.exists():
+        return None
+    try:
+        return TypeAdapter(Record).validate_json(read_text(run.record))
+    except ValidationError:
+        raise UserError(f"{run.record}: is damaged; remove it, it only says how the run's last job ended") from None
+
+
+def write_record(run: Run, record: Record) -> None:
+    """Say which job has a run. The caller holds the run's lock."""
+    write_text(run.record, json.dumps(dataclasses.asdict(record)) + "\n")
+
+
+@dataclass
+class Job:
+    """What submitit calls: makes what isn't made yet of some runs.
+
+    Args:
+        groups: a run that trains, and those that evaluate its weights; or only the latter, if the weights are there.
+        gpu: what --gpu says to the runs.
+        environment: variables that the runs see otherwise than the job does; None: not at all.
+        submitted: when, in seconds since 1970. What ended since, in whichever job, isn't made again.
+    """
+
+    groups: list[list[Run]]
+    gpu: str | None
+    environment: dict[str, str | None]
+    submitted: float
+    _process: subprocess.Popen | None = None
+    _stopping: bool = False
+
+    def __call__(self) -> None:
+        """Make the runs. Raises Interrupted when asked to stop; the run in progress has saved its state then."""
+        with on_stop(self.stop):
+            for group in self.groups:
+                for run in group:
+                    done = self._make(run)
+                    if self._stopping:
+                        raise Interrupted("stopped; the same command goes on where the runs were")
+                    if not done:
+                        break  # what evaluates its weights has to wait
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit calls when the time is over and before it requeues the job: ends the run, which saves first."""
+        self.stop()
+        if self._process is not None:
+            with contextlib.suppress(ChildProcessError):  # not by `wait`, in the middle of which the signal came
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(Job(self.groups, self.gpu, self.environment, self.submitted))
+
+    def stop(self, *_: object) -> None:
+        """Ask the run in progress to save and end, and begin no other."""
+        self._stopping = True
+        if self._process is not None:
+            self._process.terminate()
+
+    def _make(self, run: Run) -> bool:
+        """Make a run, unless another job makes it or has; returns whether it is made."""
+        lock = try_hold(make_folder(run.folder.parent) / run.lock.name, _PATIENCE)
+        if lock is None:
+            return False
+        with lock:
+            last = read_record(run)
+            if last is not None and (last.ended or 0) > self.submitted and last.code != EXIT_INTERRUPTED:
+                return last.code == 0
+            record = _this_job()
+            write_record(run, record)
+            try:
+                record.code = next((code for line in commands(run, self.gpu) if (code := self._call(run, line))), 0)
+                if record.code and self._stopping:  # asked to end, maybe before it could save
+                    record.code = EXIT_INTERRUPTED
+            except UserError as error:
+                record.code, record.why = EXIT_USER_ERROR, str(error)
+            except SystemExit:  # submitit's, after `checkpoint`
+                record.code = EXIT_INTERRUPTED
+                raise
+            finally:
+                record.ended = time.time()
+                write_record(run, record)
+            return record.code == 0
+
+    def _call(self, run: Run, arguments: list[str]) -> int:
+        environment = {**os.environ, **self.environment}
+        with writing(run.out):
+            out = open(run.out, "ab")  # noqa: SIM115 - closed below; only opening it is told as an error of this file
+        with out:
+            if self._stopping:
+                return EXIT_INTERRUPTED
+            self._process = subprocess.Popen(
+                arguments,
+                env={name: value for name, value in environment.items() if value is not None},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_ignore_submitit,
+            )
+            if self._stopping:  # asked while it was starting
+                self._process.terminate()
+        return self._process.wait()
+
+
+def commands(run: Run, gpu: str | None) -> list[list[str]]:
+    """The command lines that make a run; they share its settings, which are written to a file."""
+    settings = json.dumps(run.config.model_dump(), indent=2) + "\n"
+    # As it is, if it is the same: an evaluation that is younger than its settings stands.
+    if not run.settings.is_file() or read_text(run.settings) != settings:
+        write_text(run.settings, settings)
+    base = [sys.executable, str(ROOT / MAINS[run.config.supervision]), "--config", str(run.settings)]
+    base += [] if gpu is None else ["--gpu", gpu]
+    if run.source is None and not run.folder.exists():
+        return [base]
+    # Only now: torch takes seconds to import.
+    from utils.base.checkpoint import LAST
+    from utils.study.results import WEIGHTS, chosen_epochs, evaluated_accuracy, evaluation_folder
+
+    if run.source is None:
+        return [[*base, "--resume", "last"] if (run.folder / LAST).exists() else base]
+    return [
+        [*base, "--evaluate", "--resume", str(run.source.folder / WEIGHTS[split]),
+         "--output", str(evaluation_folder(run, split))]
+        for split in chosen_epochs(run.source)
+        if evaluated_accuracy(run, split) is None
+    ]  # fmt: skip
+
+
+def _this_job() -> Record:
+    record = Record(os.environ.get("SUBMITIT_EXECUTOR", "debug"), began=time.time())
+    if record.engine != "debug":
+        environment = submitit.JobEnvironment()
+        record.job, record.log = environment.job_id, str(environment.paths.stderr)
+    return record
+
+
+def _ignore_submitit() -> None:
+    """SLURM sends the signal that submitit waits for to the runs too; `Job.checkpoint` tells them."""
+    signal.signal(submitit.JobEnvironment._usr_sig(), signal.SIG_IGN)

@@ -1,0 +1,110 @@
+"""How far each run of a study is: done, running, waiting, stopped or failed, and why."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.base.errors import EXIT_INTERRUPTED
+from utils.base.locks import is_held
+from utils.base.output import printable
+from utils.evaluation.protocols import read_epochs
+from utils.study.jobs import Record, read_record
+from utils.study.results import result_of
+from utils.study.runs import Run, Study
+
+UNFINISHED = ("running", "stopped", "failed")  # states of runs that left something, and have no place in a table
+
+
+class State(NamedTuple):
+    """How far a run is."""
+
+    run: Run
+    word: str  # "done", "running", "waiting", "stopped" or "failed"
+    text: str  # its numbers, how far it is, or why not
+
+    def __str__(self) -> str:
+        return f"{self.run.name}, seed {self.run.seed}: {self.word}{', ' if self.text else ''}{self.text}"
+
+
+def states(studies: list[Study]) -> list[State]:
+    """The states of all runs. Raises UserError where a folder holds another run than its study asks for."""
+    runs = [run for study in studies for run in study.runs]
+    records = [read_record(run) for run in runs]
+    queue = slurm_queue(records)
+    return [state_of(run, record, queue) for run, record in zip(runs, records, strict=True)]
+
+
+def state_of(run: Run, record: Record | None, queue: dict[str, str] | None) -> State:
+    """How far a run is.
+
+    Args:
+        record: of its last job.
+        queue: what SLURM says of its jobs, see `slurm_queue`.
+    """
+    result = result_of(run)
+    if result is not None:
+        by_val = "not available" if result.validation is None else f"{result.validation:.2f} %"
+        return State(run, "done", f"authors' protocol {result.authors:.2f} %, validation protocol {by_val}")
+    if is_held(run.lock):
+        return State(run, "running", _progress(run))
+    if record is None and not read_epochs(run.folder):
+        return State(run, "waiting", _progress(run))
+    if record is not None and record.engine == "slurm" and record.code in (None, EXIT_INTERRUPTED):
+        what = "of which squeue says nothing" if queue is None else queue.get(record.job)
+        if what is not None:
+            return State(run, "waiting", f"SLURM job {record.job}, {what}; {_progress(run)}")
+    if record is None or record.code == EXIT_INTERRUPTED or record.began is None:
+        return State(run, "stopped", f"{_progress(run)}; the study goes on with it when it is started again")
+    return State(run, "failed", _failure(run, record))
+
+
+def slurm_queue(records: Iterable[Record | None]) -> dict[str, str] | None:
+    """Of the user's jobs that SLURM hasn't ended: what it says of each; None where SLURM doesn't answer.
+
+    It is asked only if a record names it.
+    """
+    if not any(record is not None and record.engine == "slurm" for record in records):
+        return {}
+    try:
+        command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(line.split(maxsplit=1) for line in said.splitlines())
+
+
+def _progress(run: Run) -> str:
+    """The epoch that a run is in, and about how long it takes to the last one."""
+    if run.source is not None:
+        return f"evaluates {run.source.name}, seed {run.seed}"
+    epochs, last = read_epochs(run.folder), run.config.train.n_epoch
+    seconds = [number for epoch in epochs if isinstance(number := epoch.get("seconds"), int | float)]
+    if not epochs:
+        return f"epoch 1 of {last}"
+    if len(epochs) >= last:
+        return "all epochs are done, evaluates its weights"
+    left = timedelta(seconds=round((last - len(epochs)) * statistics.mean(seconds))) if seconds else "unknown time"
+    return f"epoch {len(epochs) + 1} of {last}, about {left} left"
+
+
+def _failure(run: Run, record: Record) -> str:
+    """Why a run failed, in the last line that says so, and the file that it is from."""
+    if record.why is not None:
+        return record.why
+    if record.code == 0:
+        return f"ended, but {run.folder} doesn't hold its results ({run.out})"
+    if record.code is not None:
+        return f"ended with exit code {record.code}: {last_line(run.out)} ({run.out})"
+    log = Path(record.log or run.out)
+    return f"its job ended without a word, maybe killed: {last_line(log)} ({log})"
+
+
+def last_line(path: Path) -> str:
+    """The last line of a file of messages."""
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.is_file() else []
+    return printable(lines[-1].strip()) if lines else "no output"
