@@ -14,6 +14,7 @@ from utils.base.text import read_json
 from utils.config.settings import Config
 from utils.study.runs import Study
 
+TRAIN_STEP, MEMORY = "train step", "memory"  # columns
 _PRECISION, _BATCH_SIZE = "float32", 64
 
 
@@ -56,11 +57,11 @@ def columns(study: Study, configs: Sequence[Config | None]) -> dict[str, list[st
     base = next((cost for cost, config in zip(costs, configs, strict=True) if config), None)
     times = [f"{cost.seconds / base.seconds:.2f}" if base and cost else "" for cost in costs]
     memory = [f"{cost.bytes / base.bytes:.2f}" if base and cost and cost.clips == base.clips else "" for cost in costs]
-    return {"train step": times, "memory": memory}
+    return {TRAIN_STEP: times, MEMORY: memory}
 
 
-def notes(study: Study) -> list[str]:
-    """What was measured where, or how to measure it; [] for a study that names no benchmark."""
+def notes(study: Study, measured: bool) -> list[str]:
+    """Where the costs in a table were measured, or how to measure them; [] for a study that names no benchmark."""
     path = _path(study)
     if path is None:
         return []
@@ -68,7 +69,7 @@ def notes(study: Study) -> list[str]:
         f"`python -m utils.benchmark --study {study.path} --batch_size {_BATCH_SIZE} --rows '*/train/{_PRECISION}' "
         f"--json {path}`"
     )
-    if not path.exists():
+    if not measured:
         return [f"{study.settings.title}, train step and memory not measured: {command}"]
     return [
         f"{study.settings.title}: train step (for each clip) and memory in {_PRECISION}, relative to the first row, on "

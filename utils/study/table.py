@@ -135,7 +135,7 @@ def notes_of(studies: list[Study], header: list[str]) -> list[str]:
             )
         if any(map(on_generated_clips, finished)):
             notes.append(f"{title}: generated clips, numbers on which say nothing about AVE")
-        notes += costs.notes(study)
+        notes += costs.notes(study, f"{title}: {costs.TRAIN_STEP}" in header)
     return notes
 
 

@@ -213,9 +213,10 @@ def test_costs_relative_to_the_first_row(write_study, two_networks, tmp_path):
     write_benchmark(file, Study(path))
     assert columns(path)["generated data: train step"] == ["1.00", "2.00"]
     assert columns(path)["generated data: memory"] == ["1.00", "2.00"]
-    assert notes_of([Study(path)], [])[-1].endswith(f"on cpu: {command}")
+    assert notes_of([Study(path)], list(columns(path)))[-1].endswith(f"on cpu: {command}")
     write_benchmark(file, Study(path), model=Study(path).runs[0].config.model.model_dump() | {"d_model": 32})
     assert "generated data: train step" not in columns(path), "of another network"
+    assert "not measured" in notes_of([Study(path)], list(columns(path)))[-1]
     for changes in ({"seconds": 0.0}, {"model": None}, {"host_bytes": "1"}):
         write_benchmark(file, Study(path), **changes)
         with pytest.raises(UserError, match=r"benchmark\.json: is not what `python -m utils\.benchmark"):
