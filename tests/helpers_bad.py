@@ -19,6 +19,7 @@ import supv_main
 import weak_main
 from dataset import files
 from utils.base import checkpoint
+from utils.base.errors import EXIT_USER_ERROR
 from utils.config.settings import SUPERVISED, WEAK
 
 MAINS = {SUPERVISED: supv_main.main, WEAK: weak_main.main}
@@ -135,3 +136,13 @@ class Code:
 
 def last(world: World) -> Path:
     return world.with_run(world.name) / checkpoint.LAST
+
+
+def refused(capsys: pytest.CaptureFixture, main: Callable[..., int], *arguments: object) -> str:
+    """The one line in which a command refuses these arguments."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == EXIT_USER_ERROR
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    return error

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers_bad import refused
 from helpers_runs import pretend
 from made_evaluation import as_metrics, made_evaluation
 
 from dataset.labels import ClipNames
-from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR
+from utils.base.errors import EXIT_DONE
 from utils.compare.__main__ import main
 from utils.compare.tables import won_lost_tied
 from utils.evaluation import results
@@ -38,15 +39,6 @@ def write(folder: Path, mended: float = 0, seed: int = 0, rows: np.ndarray | Non
 def said(capsys: pytest.CaptureFixture, *arguments: object) -> str:
     assert main([str(argument) for argument in arguments]) == EXIT_DONE
     return capsys.readouterr().out
-
-
-def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == EXIT_USER_ERROR
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1, error
-    return error
 
 
 def cells(text: str, name: object) -> list[list[str]]:
@@ -111,7 +103,7 @@ def test_other_clips_are_refused(case, tmp_path, capsys):
     changes, words = OTHER[case]
     same = {"data": {"visual_feature.h5": {"bytes": 2}}} if "data" in changes else {}
     first, second = write(tmp_path / "a", **same), write(tmp_path / "b", **changes)
-    error = refused(capsys, first, second)
+    error = refused(capsys, main, first, second)
     assert f"{second}: is not of the clips that {first} is of" in error
     assert words in error
 
@@ -130,26 +122,26 @@ def test_other_ids_and_annotations_are_refused(key, value, words, tmp_path, caps
         metrics = json.loads((folder / results.METRICS).read_text())
         right = [a == b for line in lines for a, b in zip(line["prediction"], line["target"], strict=True)]
         (folder / results.METRICS).write_text(json.dumps(metrics | {"accuracy": 100 * float(np.mean(right))}))
-    assert words in refused(capsys, *folders)
+    assert words in refused(capsys, main, *folders)
 
 
 def test_other_names_of_categories_are_refused(tmp_path, capsys):
     first, second = write(tmp_path / "a"), write(tmp_path / "b")
     for name in (results.METRICS, results.PREDICTIONS):
         (second / name).write_text((second / name).read_text().replace('"Bell"', '"Ring"'))
-    assert "categories" in refused(capsys, first, second)
+    assert "categories" in refused(capsys, main, first, second)
 
 
 def test_what_is_no_evaluation_is_refused(tmp_path, capsys):
     first = write(tmp_path / "a")
-    assert "is one evaluation alone" in refused(capsys, first)
-    assert "is named twice" in refused(capsys, first, first)
-    assert "not an evaluation's folder" in refused(capsys, first, tmp_path / "nowhere")
+    assert "is one evaluation alone" in refused(capsys, main, first)
+    assert "is named twice" in refused(capsys, main, first, first)
+    assert "not an evaluation's folder" in refused(capsys, main, first, tmp_path / "nowhere")
     (tmp_path / "text.json").write_text("{}")
-    assert "title" in refused(capsys, first, tmp_path / "text.json")
+    assert "title" in refused(capsys, main, first, tmp_path / "text.json")
     lines = (first / results.PREDICTIONS).read_text()
     (first / results.PREDICTIONS).write_text(lines.replace('"category": "Bark"', '"category": "Nobody"'))
-    assert "'category' is 'Nobody'" in refused(capsys, first, write(tmp_path / "b"))
+    assert "'category' is 'Nobody'" in refused(capsys, main, first, write(tmp_path / "b"))
 
 
 @pytest.fixture
@@ -199,7 +191,7 @@ def test_a_study_and_an_evaluation(study, tmp_path, capsys):
 
 
 def test_the_validation_protocol_asks_for_its_weights_evaluation(study, capsys):
-    error = refused(capsys, study, "--protocol", "validation")
+    error = refused(capsys, main, study, "--protocol", "validation")
     assert "holds no evaluation of its best-val.pth.tar" in error
     assert "supv_test.sh" in error
     for run in Study(str(study)).runs:
@@ -211,4 +203,4 @@ def test_a_study_whose_run_is_not_finished(study, capsys):
     for run in Study(str(study)).runs:
         if run.name == "second":
             (run.folder / "metrics.jsonl").write_text("")
-    assert "no run of 'second' is finished" in refused(capsys, study)
+    assert "no run of 'second' is finished" in refused(capsys, main, study)

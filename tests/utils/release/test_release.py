@@ -9,14 +9,14 @@ from pathlib import Path
 import helpers_bad
 import pytest
 import yaml
-from helpers_bad import MAINS, flip
+from helpers_bad import MAINS, flip, refused
 from helpers_runs import difference
 from made_evaluation import write_evaluation
 
 from model import NETWORKS, build_model
 from utils.base import released
 from utils.base.checkpoint import BEST, BEST_VAL, Checkpoint
-from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR
+from utils.base.errors import EXIT_DONE
 from utils.config import files as config_files
 from utils.config.settings import SUPERVISED, WEAK
 from utils.evaluation import results
@@ -63,15 +63,6 @@ def make_run(tiny_config, tmp_path):
 def release(run: Path, folder: Path, *flags: str) -> Path:
     assert main([str(run), "--to", str(folder), *flags]) == EXIT_DONE
     return folder
-
-
-def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == EXIT_USER_ERROR
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1, error
-    return error
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -148,7 +139,7 @@ def test_data_that_are_not_generated_are_not_called_so(make_run, tmp_path, tiny_
 
 def test_the_validation_protocols_weights(make_run, tmp_path, capsys):
     run = make_run()
-    error = refused(capsys, run, "--to", tmp_path / "released", "--protocol", "validation")
+    error = refused(capsys, main, run, "--to", tmp_path / "released", "--protocol", "validation")
     assert f"--resume {run / BEST_VAL} --output " in error
     output = error.partition("--output ")[2].partition("`")[0]
     write_evaluation(Path(output), 12, NAMES, checkpoint=str(run / BEST_VAL), epoch=1)
@@ -198,7 +189,7 @@ def test_what_is_there_is_not_overwritten(there, make_run, tmp_path, capsys):
         folder.mkdir()
         (folder / "README.md").write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert "is there already" in refused(capsys, run, "--to", folder)
+    assert "is there already" in refused(capsys, main, run, "--to", folder)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -215,17 +206,17 @@ def test_a_full_disk_leaves_nothing(make_run, tmp_path, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "the disk is full" in refused(capsys, run, "--to", tmp_path / "a" / "new" / "folder")
+    assert "the disk is full" in refused(capsys, main, run, "--to", tmp_path / "a" / "new" / "folder")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_what_is_no_run_is_refused(make_run, tmp_path, capsys):
     run, to = make_run(), tmp_path / "released"
-    assert "no such checkpoint" in refused(capsys, tmp_path / "nowhere", "--to", to)
-    assert "no such checkpoint" in refused(capsys, run / "eval-test", "--to", to)
+    assert "no such checkpoint" in refused(capsys, main, tmp_path / "nowhere", "--to", to)
+    assert "no such checkpoint" in refused(capsys, main, run / "eval-test", "--to", to)
     metrics = json.loads((run / "eval-test" / results.METRICS).read_text())
     (run / "eval-test" / results.METRICS).write_text(json.dumps(metrics | {"epoch": 2}))
-    assert "holds no evaluation of its best.pth.tar" in refused(capsys, run, "--to", to)
+    assert "holds no evaluation of its best.pth.tar" in refused(capsys, main, run, "--to", to)
     (run / BEST).write_bytes(b"not a checkpoint")
-    assert "is not a checkpoint" in refused(capsys, run, "--to", to)
+    assert "is not a checkpoint" in refused(capsys, main, run, "--to", to)
     assert not to.exists()
