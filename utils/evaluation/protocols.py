@@ -102,8 +102,8 @@ def useless_scores(folder: Path, best: Mapping[str, Chosen]) -> str | None:
     if not useless:
         return None
     return (
-        f"warning: {', '.join(useless)} at epoch {epoch} on the {split} split: what the network was trained to score "
-        f"events by tells them from background no better than chance, AUC 50"
+        f"warning: no better than chance (AUC 50) at telling event from background segments, at epoch {epoch} on the "
+        f"{split} split: {', '.join(useless)}"
     )
 
 

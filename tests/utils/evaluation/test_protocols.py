@@ -56,10 +56,10 @@ def test_scores_that_separate_nothing_are_named(tmp_path):
     best = protocols.best_epochs(EPOCHS)  # val chose epoch 1, test chose epoch 3
     write(tmp_path, [{**epoch, "val_auc": AUC if epoch["epoch"] == 1 else {"sure": 50.0}} for epoch in EPOCHS])
     said = protocols.useless_scores(tmp_path, best)
-    assert said.startswith("warning: low (AUC 45.0), high (AUC 55.0) at epoch 1 on the val split: ")
-    assert "\n" not in said
+    assert said.startswith("warning: no better than chance")
+    assert said.endswith(", at epoch 1 on the val split: low (AUC 45.0), high (AUC 55.0)")
     write(tmp_path, [{**epoch, "test_auc": AUC if epoch["epoch"] == 3 else {"sure": 50.0}} for epoch in EPOCHS])
-    assert " at epoch 3 on the test split: " in protocols.useless_scores(tmp_path, {"test": best["test"]})
+    assert ", at epoch 3 on the test split: low (" in protocols.useless_scores(tmp_path, {"test": best["test"]})
 
 
 @pytest.mark.parametrize("auc", [{}, {"val_auc": {}}, {"val_auc": {"gate": 80.0}}, {"val_auc": 50.0}])
@@ -99,7 +99,9 @@ def test_a_run_whose_data_have_no_val_split(tiny_data, tiny_config, tmp_path, ca
     assert MAINS[SUPERVISED]([*command, "--n_epoch", "2", "--resume", "last"]) == 0
     out = capsys.readouterr().out
     assert "no val split" in out
-    assert len([line for line in out.splitlines() if line.startswith("warning: gate (AUC ")]) == 2  # one a run
+    assert (
+        len([line for line in out.splitlines() if line.startswith("warning: no better than chance")]) == 2
+    )  # one a run
     assert "validation protocol (test accuracy at the best epoch on the val split): not available" in out
     run = tmp_path / "run"
     assert (run / checkpoint.BEST).exists()
