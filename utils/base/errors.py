@@ -147,4 +147,5 @@ def _signals_interrupt() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is interrupt:  # not ignored since (see `utils.base.processes.join`)
+                signal.signal(number, handler)

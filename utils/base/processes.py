@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from utils.base.errors import Interrupted
 
 EXIT_LOST = 3  # ended because another process of the run did
-
+LAUNCHED = "--gpu"  # what a run of several processes is called, for torch elastic, that `--gpu 0,1` started
 
 _control: dist.ProcessGroup | None = None  # over which numbers on the CPU travel; None: this process is alone
 
@@ -35,6 +36,9 @@ def join(device: torch.device) -> None:
     global _control
     if not is_distributed():
         return
+    if os.environ.get("TORCHELASTIC_RUN_ID") == LAUNCHED:
+        # It comes from torch elastic where another process has failed: this one says so itself, when it misses it.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     # Values on the CPU have a group of their own: nccl's would wait for the GPU's work.
     _control = dist.new_group(backend="gloo") if device.type == "cuda" else dist.group.WORLD

@@ -9,8 +9,13 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def on_stop(handler: Callable[..., None]) -> Iterator[None]:
-    """Call `handler`, with the signal's number and the frame, on Ctrl-C and SIGTERM within the block."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Call `handler`, with the signal's number and the frame, on Ctrl-C and SIGTERM within the block.
+
+    A SIGTERM that is ignored stays so (see `utils.base.processes.join`).
+    """
+    ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    numbers = (signal.SIGINT,) if ignored else (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:

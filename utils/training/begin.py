@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 def begin(config: Config, gpu: str | None) -> Iterator[torch.device]:
     """Set all of that up, and yield the device to compute on; within the block the processes of a run work together.
 
-    For several GPUs, starts one process for each instead, and ends with them.
+    For several GPUs or machines, starts one process for each GPU instead, and ends with them.
 
     Args:
         gpu: what --gpu says.
@@ -34,8 +34,8 @@ def begin(config: Config, gpu: str | None) -> Iterator[torch.device]:
     log_to_terminal()
     keep_freed_memory()
     gpus = named_gpus(gpu)
-    if len(gpus) > 1 and not processes.is_distributed():
-        sys.exit(launching.launch(len(gpus)))
+    if (len(gpus) > 1 or launching.nodes() > 1) and not processes.is_distributed():
+        sys.exit(launching.launch(len(gpus) or 1))
     device, where = choose_device(gpu)
     processes.join(device)
     if processes.rank() > 0:

@@ -1,61 +1,68 @@
-"""One run as several processes on this machine: `--gpu 0,1` starts them and ends with them."""
+"""One run as several processes on this machine: `--gpu 0,1` starts them by torch elastic, and ends as they do.
+
+What torch elastic doesn't do stands here: what failed is said in one line, with its exit code, and Ctrl-C saves once.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.base.errors import EXIT_USER_ERROR, UserError
-from utils.base.processes import EXIT_LOST
+import psutil
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-_GRACE = 5.0  # seconds that the others have to end by themselves
+from utils.base.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from utils.base.processes import EXIT_LOST, LAUNCHED
+from utils.base.signals import on_stop
+
+_TIME_TO_SAVE = 600  # seconds that the processes have after Ctrl-C
+
+
+def nodes() -> int:
+    """On how many machines this command was started for one run, as torchrun's own variable says."""
+    return int(os.environ.get("PET_NNODES", "1"))
 
 
 def launch(processes: int) -> int:
     """Run this very command as `processes` processes on this machine; returns the exit code that they agree on.
 
-    Process 0 has the terminal; of the others only an error is shown. Raises UserError when one is killed.
+    On several machines it is started on each, with torchrun's variables PET_NNODES and PET_RDZV_ENDPOINT. The first
+    process of a machine has its terminal; of the others only an error is shown. Raises UserError when one is killed.
     """
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as files:
-        outputs = [None, *(files.enter_context(open(Path(folder) / str(i), "w+")) for i in range(1, processes))]
-        environment = os.environ | {
-            "WORLD_SIZE": str(processes),
-            "LOCAL_WORLD_SIZE": str(processes),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
-            **share_of_cores(processes),
-        }
-        children = [
-            subprocess.Popen(
-                [sys.executable, *sys.orig_argv[1:]],
-                env=environment | {"RANK": str(i), "LOCAL_RANK": str(i)},
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # a Ctrl-C reaches this process only, which passes it on: each gets it once
-            )
-            for i, output in enumerate(outputs)
-        ]
-        with _passing_on(children):
-            cause = _wait(children)
-        if cause is None:
-            return 0
-        code = children[cause].returncode
-        if code < 0:
-            raise UserError(
-                f"process {cause} of {processes} was killed ({signal.Signals(-code).name}); was there enough memory?"
-            )
-        if outputs[cause] is not None and code != 130:
-            outputs[cause].seek(0)
-            print(f"process {cause} of {processes}: {outputs[cause].read().strip()}", file=sys.stderr)
-        return code
+    os.environ |= share_of_cores(processes)
+    with tempfile.TemporaryDirectory() as folder, _silent(), on_stop(_Stop()):
+        config = LaunchConfig(
+            min_nodes=nodes(),
+            max_nodes=nodes(),
+            nproc_per_node=processes,
+            run_id=LAUNCHED,
+            rdzv_backend="c10d",
+            rdzv_endpoint=os.environ.get("PET_RDZV_ENDPOINT", "127.0.0.1:0"),
+            local_addr=os.environ.get("PET_LOCAL_ADDR", "127.0.0.1" if nodes() == 1 else None),
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(folder, redirects={rank: Std.ALL for rank in range(1, processes)}),
+            signals_to_handle="SIGQUIT",
+            shutdown_timeout=_TIME_TO_SAVE,
+        )
+        try:
+            elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
+        except SignalException:
+            return EXIT_INTERRUPTED
+        except ChildFailedError as error:
+            return _tell(error.failures, processes * nodes(), Path(folder))
+        except RendezvousError:
+            print(f"no connection to {config.rdzv_endpoint}, where the run's machines meet", file=sys.stderr)
+            return EXIT_LOST
+    return 0
 
 
 def share_of_cores(processes: int) -> dict[str, str]:
@@ -63,44 +70,52 @@ def share_of_cores(processes: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))}
 
 
-def _wait(children: list[subprocess.Popen]) -> int | None:
-    """Wait for all, ending those that outlive a failed one; returns which failed of itself, None if none did."""
-    failed: list[int] = []  # in the order in which they were seen to end
-    deadline = float("inf")
-    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
-        failed += [i for i, child in enumerate(children) if child.poll() and i not in failed]
-        if failed and deadline == float("inf"):
-            deadline = time.monotonic() + _GRACE
-        time.sleep(0.05)
-    failed += [i for i, child in enumerate(children) if child.poll() and i not in failed]
-    for child in children:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-    causes = [i for i in failed if children[i].returncode != EXIT_LOST] or failed
-    # One that says what to change is the cause even where nccl has killed another for its absence.
-    causes = [i for i in causes if children[i].returncode == EXIT_USER_ERROR] or causes
-    # A mistake that all of them find is best told by process 0, which has told it already.
-    return 0 if 0 in causes else causes[0] if causes else None
+class _Stop:
+    """Passes Ctrl-C and SIGTERM on as SIGINT: by SIGTERM torch elastic ends the others when one has failed.
+
+    The processes have sessions of their own, so that the terminal's Ctrl-C doesn't reach them too.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, *_: object) -> None:
+        if not self.asked:
+            self.asked = True
+            raise SignalException("asked to stop", signal.SIGINT)
+        for process in psutil.Process().children():
+            process.send_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
-def _passing_on(children: list[subprocess.Popen]) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to the children."""
-
-    def pass_on(number: int, frame: object) -> None:
-        for child in children:
-            child.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+def _silent() -> Iterator[None]:
+    """Keep torch elastic's own messages back."""
+    logging.disable()
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        logging.disable(logging.NOTSET)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _tell(failures: dict[int, ProcessFailure], processes: int, folder: Path) -> int:
+    """The exit code of the process that failed of itself, whose message is shown. Raises UserError if it was killed.
+
+    Args:
+        failures: of this machine's processes, by their number in the run.
+        processes: how many the run has.
+        folder: of what they printed.
+    """
+    causes = {rank: failure for rank, failure in failures.items() if failure.exitcode != EXIT_LOST} or failures
+    # One that says what to change is the cause even where nccl has killed another for its absence.
+    causes = {rank: failure for rank, failure in causes.items() if failure.exitcode == EXIT_USER_ERROR} or causes
+    # A mistake that all of them find is best told by the first one here, which has told it already.
+    rank, failure = min(causes.items(), key=lambda item: item[1].local_rank > 0)
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        raise UserError(f"process {rank} of {processes} was killed ({name}); was there enough memory?")
+    if failure.local_rank > 0 and failure.exitcode != EXIT_INTERRUPTED:
+        # What it printed, then why it failed.
+        logs = sorted(folder.glob(f"*/*/{failure.local_rank}/std*.log"), reverse=True)
+        said = "\n".join(log.read_text(encoding="utf-8", errors="replace").strip() for log in logs)
+        print(f"process {rank} of {processes}: {said.strip()}", file=sys.stderr)
+    return failure.exitcode

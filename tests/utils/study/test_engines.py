@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ROOT
-from helpers_runs import difference, outcome
+from helpers_runs import difference, outcome_of_processes
 
 from utils.base.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from utils.base.locks import hold
@@ -139,9 +139,8 @@ def test_a_study_that_is_stopped_and_a_job_whose_time_is_over_go_on_bit_for_bit(
 
     whole = tmp_path / "whole"
     flags = ["--config", str(run.settings), "--snapshot_pref", str(whole), "--gpu", "cpu"]
-    # In a process of its own: what is imported may draw a number too.
     subprocess.run([sys.executable, "supv_main.py", *flags], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
-    assert difference(outcome(whole), outcome(run.folder)) is None
+    assert difference(outcome_of_processes(whole), outcome_of_processes(run.folder)) is None
 
 
 SBATCH = """#!/bin/sh

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import ROOT, TINY_MODEL, without_dropout
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from dataset.ave import AVEDataset
 from dataset.loading import ResidentBatches, Shard
@@ -27,7 +28,6 @@ from utils.config import files as config_files
 from utils.config import settings as config_settings
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.splits import batches_of
-from utils.training import launching
 from utils.training.loop import train_one_epoch
 from utils.training.randomness import seed_everything
 from utils.training.record import SilentRecorder
@@ -134,7 +134,7 @@ def _process(rank: int, world: int, port: int, data: Path, folder: Path) -> None
 
 
 def test_two_processes_train_as_one(tiny_data: Path, tmp_path: Path):
-    port = launching._free_port()
+    port = get_free_port()
     torch.multiprocessing.spawn(_process, (2, port, tiny_data, tmp_path), nprocs=2)
     result = torch.load(tmp_path / "result.pt")
     assert result["alike"] == [True, True]
