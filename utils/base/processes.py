@@ -1,6 +1,6 @@
 """One run as several processes: who they are, what they tell each other, how they start and end.
 
-Started by `torchrun --nproc_per_node=N supv_main.py ...` (on several nodes too) or by `--gpu 0,1`. Every process
+Started by `--gpu 0,1` or by `torchrun --nproc_per_node=N supv_main.py ...`, on several nodes too. Every process
 works on its share of each step's clips; the gradients of all are averaged (DistributedDataParallel), and only
 process 0 writes. In a run of one process every function here returns at once.
 """

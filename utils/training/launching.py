@@ -28,8 +28,11 @@ _TIME_TO_SAVE = 600  # seconds that the processes have after Ctrl-C
 
 
 def nodes() -> int:
-    """On how many machines this command was started for one run, as torchrun's own variable says."""
-    return int(os.environ.get("PET_NNODES", "1"))
+    """On how many machines this command was started for one run, as torchrun's variable says."""
+    said = os.environ.get("PET_NNODES", "1")
+    if not said.isdecimal() or int(said) < 1:
+        raise UserError(f"PET_NNODES={said}: is not the number of machines of a run")
+    return int(said)
 
 
 def launch(processes: int) -> int:

@@ -159,8 +159,8 @@ def _compare(ours: dict, alone: dict) -> None:
     assert ours["updated"] == alone["updated"]
 
 
-def _python(*args: str, **more) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def _python(*args: str, **more: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | more
     return subprocess.Popen(
         [sys.executable, *args], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -216,7 +216,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests are 
 @command
 def main(case):
     if not processes.is_distributed():
-        sys.exit(launch(2))
+        sys.exit(launch(1 if case == "machine" else 2))
     processes.join(torch.device("cpu"))
     with processes.ending_together():
         processes.barrier()
@@ -231,6 +231,9 @@ def main(case):
         if case == "aborted":
             raise UserError("its file is damaged")
         if case == "killed" and me == 1:
+            os.kill(os.getpid(), 9)
+        if case == "machine" and me == 1:
+            os.kill(os.getppid(), 9)
             os.kill(os.getpid(), 9)
         if case == "stopped":
             try:
@@ -263,6 +266,19 @@ def test_a_launched_run_ends_as_its_processes_do(case: str, code: int, said: str
     assert launched.returncode == code, errors
     kept = [line for line in errors.splitlines(keepends=True) if "whose message says why" not in line]
     assert "".join(kept) == said
+
+
+def test_a_machine_that_is_lost_ends_the_run_on_the_other():
+    meeting = {"PET_NNODES": "2", "PET_RDZV_ENDPOINT": f"127.0.0.1:{get_free_port()}", "PET_LOCAL_ADDR": "127.0.0.1"}
+    first, second = (_python("-c", LAUNCHED, "machine", **meeting) for _ in range(2))
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == processes.EXIT_LOST, errors
+    assert "process 0 of 2 lost another one" in errors
+    assert "Traceback" not in errors
+    assert second.wait(timeout=60) == -signal.SIGKILL
+    launched = _python("-c", LAUNCHED, "all", PET_NNODES="1:2")
+    _, errors = launched.communicate(timeout=60)
+    assert errors == "error: PET_NNODES=1:2: is not the number of machines of a run\n"
 
 
 def test_gpu_flag_names_gpus_that_are_there(monkeypatch: pytest.MonkeyPatch):
