@@ -22,7 +22,8 @@ from utils.base.locks import held, is_held, try_hold
 from utils.base.output import when_output_is_lost
 from utils.base.signals import on_stop
 from utils.evaluation.protocols import read_epochs
-from utils.study.jobs import Job, Record, read_record, write_record
+from utils.study.job_record import Record, read_record, write_record
+from utils.study.jobs import Job
 from utils.study.results import check_same_data, check_settings, readable, result_of
 from utils.study.runs import Run, Study
 from utils.study.states import State, last_line, slurm_queue, state_of

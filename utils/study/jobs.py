@@ -1,13 +1,12 @@
 """A job of a study: makes runs one after another, each as a process of its own. Submitit starts it, here or elsewhere.
 
 Beside its folder a run has `seed-N.lock`, which the job that makes the run holds, so that no other one makes it too,
-and `seed-N.job.json`, which says which job that was and how it ended.
+and the record of that job (`utils.study.job_record`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -17,7 +16,6 @@ import time
 from dataclasses import dataclass
 
 import submitit
-from pydantic import TypeAdapter, ValidationError
 from submitit.core.utils import DelayedSubmission
 
 from utils.base.atomic import make_folder, write_text, writing
@@ -27,37 +25,10 @@ from utils.base.paths import ROOT
 from utils.base.signals import on_stop
 from utils.base.text import read_text
 from utils.config.settings import MAINS
+from utils.study.job_record import Record, read_record, write_record
 from utils.study.runs import Run
 
 _PATIENCE = 0.1  # seconds: `is_held` holds a lock for far less, another job for far longer
-
-
-@dataclass
-class Record:
-    """What `seed-N.job.json` says of the last job that had a run."""
-
-    engine: str  # "debug", "local" or "slurm"
-    job: str | None = None  # its name there
-    log: str | None = None  # file of what submitit and SLURM say of it
-    began: float | None = None  # seconds since 1970; None: it waits for its turn
-    ended: float | None = None
-    code: int | None = None  # the run's exit code; None: it hasn't ended, or was killed together with its job
-    why: str | None = None  # the error that kept the run from starting
-
-
-def read_record(run: Run) -> Record | None:
-    """The last job that had a run; None if there was none. Raises UserError where its file is damaged."""
-    if not run.record.exists():
-        return None
-    try:
-        return TypeAdapter(Record).validate_json(read_text(run.record))
-    except ValidationError:
-        raise UserError(f"{run.record}: is damaged; remove it, it only says how the run's last job ended") from None
-
-
-def write_record(run: Run, record: Record) -> None:
-    """Say which job has a run. The caller holds the run's lock."""
-    write_text(run.record, json.dumps(dataclasses.asdict(record)) + "\n")
 
 
 @dataclass

@@ -18,7 +18,7 @@ from utils.evaluation import stored
 from utils.evaluation.clip_scores import ACCURACY
 from utils.evaluation.protocols import APART, CLIPS, Chosen, best_epochs, read_epochs
 from utils.evaluation.results import METRICS, read_metrics
-from utils.study.jobs import read_record
+from utils.study.job_record import read_record
 from utils.study.runs import Run
 from utils.training import provenance, result
 

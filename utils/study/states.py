@@ -13,7 +13,7 @@ from utils.base.errors import EXIT_INTERRUPTED
 from utils.base.locks import is_held
 from utils.base.output import printable
 from utils.evaluation.protocols import read_epochs
-from utils.study.jobs import Record, read_record
+from utils.study.job_record import Record, read_record
 from utils.study.results import result_of
 from utils.study.runs import Run, Study
 

@@ -17,7 +17,8 @@ from helpers_runs import difference, outcome_of_processes
 from utils.base.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from utils.base.locks import hold
 from utils.study import __main__ as study_command
-from utils.study.jobs import Job, Record, read_record, write_record
+from utils.study.job_record import Record, read_record, write_record
+from utils.study.jobs import Job
 from utils.study.runs import Run, Study
 from utils.study.states import State, states
 

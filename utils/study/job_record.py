@@ -1,0 +1,42 @@
+"""`seed-N.job.json` beside a run of a study: which job had the run last, and how that job ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from utils.base.atomic import write_text
+from utils.base.errors import UserError
+from utils.base.text import read_text
+from utils.study.runs import Run
+
+
+@dataclass
+class Record:
+    """The last job that had a run."""
+
+    engine: str  # "debug", "local" or "slurm"
+    job: str | None = None  # its name there
+    log: str | None = None  # file of what submitit and SLURM say of it
+    began: float | None = None  # seconds since 1970; None: it waits for its turn
+    ended: float | None = None
+    code: int | None = None  # the run's exit code; None: it hasn't ended, or was killed together with its job
+    why: str | None = None  # the error that kept the run from starting
+
+
+def read_record(run: Run) -> Record | None:
+    """The last job that had a run; None if there was none. Raises UserError where its file is damaged."""
+    if not run.record.exists():
+        return None
+    try:
+        return TypeAdapter(Record).validate_json(read_text(run.record))
+    except ValidationError:
+        raise UserError(f"{run.record}: is damaged; remove it, it only says how the run's last job ended") from None
+
+
+def write_record(run: Run, record: Record) -> None:
+    """Say which job has a run. The caller holds the run's lock."""
+    write_text(run.record, json.dumps(dataclasses.asdict(record)) + "\n")
