@@ -12,15 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dataset import files, made_with
-from dataset.check.folder import FileReport, check_folder, problems
+from dataset.check.file_report import FileReport
+from dataset.check.folder import check_folder, problems
 from dataset.check.scan import Scan, scan
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
 from utils.base.paths import project_path
 
 WEAK = next(iter(files.LABEL_REGIMES))  # the label regime of the field's weak networks, and the default
-
-
 VGGISH = 128  # features of VGGish
 
 
@@ -69,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
             report.finite = not found.problems
             report.problems += found.problems
             scans[name] = found
-    _tell_kinds_of_audio(args.root, reports, scans)
+    _note_kinds_of_audio(reports, scans)
     print(*_table(reports), sep="\n")
     for_supervised, for_weak = problems(reports, None), problems(reports, args.weak or WEAK)
     _print_list("Problems", for_supervised)
@@ -88,20 +87,16 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{found[0]}{others}")
 
 
-def _tell_kinds_of_audio(root: Path, reports: dict[str, FileReport], scans: dict[str, Scan]) -> None:
+def _note_kinds_of_audio(reports: dict[str, FileReport], scans: dict[str, Scan]) -> None:
     """Note which kind of VGGish features the audio files hold, and where the two hold different ones."""
     kinds: dict[str, str] = {}
     for name in (files.AUDIO, files.NOISY_AUDIO):
         report, found = reports[name], scans.get(name)
         if found is not None and not found.problems and report.shape[-1] == VGGISH:
             kinds[name] = made_with.kind_of_vggish(found.least, found.most, found.whole)
-            report.notes.append(
-                f"{root / name}: values from {found.least:.3g} to {found.most:.3g}: VGGish {kinds[name]}"
-            )
+            report.note(f"values from {found.least:.3g} to {found.most:.3g}: VGGish {kinds[name]}")
     if len(set(kinds.values())) > 1:
-        reports[files.NOISY_AUDIO].notes.append(
-            f"{root / files.NOISY_AUDIO}: is of another kind than {files.AUDIO}; make both in one way"
-        )
+        reports[files.NOISY_AUDIO].note(f"is of another kind than {files.AUDIO}; make both in one way")
 
 
 def _print_list(title: str, lines: list[str]) -> None:
