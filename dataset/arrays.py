@@ -179,7 +179,7 @@ def _find(file: h5py.File, path: Path) -> tuple[str, h5py.Dataset]:
 
 
 def _get(file: h5py.File, name: str) -> object:
-    """What stands under a name, links followed; None where a link leads nowhere."""
+    """The object of a name in the file, links followed; None for a link that leads nowhere."""
     try:
         return file.get(name)
     except OSError:
@@ -251,7 +251,7 @@ def row_offsets(array: h5py.Dataset) -> np.ndarray | None:
 
 
 def states_of(*paths: Path) -> tuple[tuple[int, ...], ...]:
-    """What changes with a file's content: its number on the disk, size and time; () for one that isn't there."""
+    """Inode, size and time of last change of each file, which differ once it was changed; () for a missing file."""
 
     def state(path: Path) -> tuple[int, ...]:
         try:

@@ -1,4 +1,4 @@
-"""AVEDataset and WeakAVEDataset: clips of one split, with the labels of one setting."""
+"""AVEDataset and WeakAVEDataset: the clips of one split, with the labels of full or weak supervision."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def feature_pair(visual: Path, audio: Path) -> FeaturePair:
 
 
 class AVEDataset(Dataset):
-    """The fully supervised setting: clips of a split with segment labels.
+    """Clips of a split for full supervision: with segment labels.
 
     Item i is (visual [T, H, W, Dv], audio [T, Da], label [T, C+1]) of the i-th clip of the split, as
     tensors; labels are one-hot float32, their last column background.
@@ -120,11 +120,11 @@ class AVEDataset(Dataset):
 
 
 class WeakAVEDataset(AVEDataset):
-    """The weakly supervised setting: labels of clips for training, segment labels for evaluation.
+    """Clips of a split for weak supervision: with clip labels for training, segment labels for evaluation.
 
     The train split is the clips of `train_order.h5` with labels [C+1], followed by all background-only clips
-    (`*_noisy.h5`), whose label is background. The val and test splits carry segment labels [T, C+1], because that is
-    what a prediction is measured against. Arguments, attributes and errors as AVEDataset, and
+    (`*_noisy.h5`), whose label is background. The val and test splits carry segment labels [T, C+1], because
+    predictions are compared with them. Arguments, attributes and errors as AVEDataset, and
 
     Args:
         label_regime: a name of `dataset.files.LABEL_REGIMES`: one-hot clip labels and background-only clips; without

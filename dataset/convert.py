@@ -98,7 +98,7 @@ def _converted(block: np.ndarray, dtype: str, source: Path, first_row: int) -> n
 
 
 def _made_from(file: ArrayFile) -> str:
-    """What changes with the content of a feature file: its size and time, and those of a file that it links to."""
+    """Size and time of last change of a feature file, and of the file that it links to, as JSON."""
     states = [path.stat() for path in dict.fromkeys((file.path, file.values_in))]
     return json.dumps([{"bytes": state.st_size, "modified": state.st_mtime_ns} for state in states])
 

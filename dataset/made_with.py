@@ -54,8 +54,8 @@ def write(root: Path, made_with: Mapping[str, Any]) -> None:
 def differences(trained: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """How the features that a network learned from and other features were made differently.
 
-    Returns what makes them other features, and what changes their last digits only; what one of the two doesn't say is
-    no difference.
+    Returns what makes them other features, and what changes their last digits only; what only one of
+    them says is no difference.
     """
     others: list[str] = []
     last_digits: list[str] = []

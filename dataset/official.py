@@ -1,7 +1,7 @@
 """Are all clips of AVE's official splits there? A result on fewer of them can't be compared with published ones.
 
-Videos vanish from YouTube, so a folder that was made of them anew is smaller. Another data set is none of this file's
-business: AVE is known by the names of its categories and by YouTube's ids, and a folder of generated clips never is it.
+Videos vanish from YouTube, so a data folder that is made from the videos today has fewer clips. A folder counts as AVE
+by the names of its categories and YouTube's ids; other data sets and generated clips are left alone.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
 
 def is_ave(root: str | os.PathLike) -> bool:
-    """Whether a data folder holds clips of AVE, be they all of them or not.
+    """Whether a data folder holds clips of AVE, all of them or only some.
 
-    False where nothing tells, without `Annotations.txt`. Raises UserError where that can't be read.
+    False without `Annotations.txt`, since nothing else tells. Raises UserError where this file can't be read.
     """
     path = Path(root) / files.ANNOTATIONS
     if not path.exists() or (path.parent / files.GENERATED).exists():
@@ -34,7 +34,7 @@ def is_ave(root: str | os.PathLike) -> bool:
 
 
 def fewer_clips(root: str | os.PathLike, splits: Iterable[str]) -> str | None:
-    """What to say where a folder of AVE has fewer clips in some splits than the official ones; else None.
+    """A warning where a folder of AVE has fewer clips in some splits than the official ones; else None.
 
     Raises UserError where `Annotations.txt` or an order file can't be read.
     """

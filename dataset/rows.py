@@ -63,7 +63,7 @@ class RowReader:
             what = "NaN or infinity" if not _is_finite(stored) else f"a value too large for {numpy_type}"
             raise UserError(
                 f"{self.file.path}: row {row} holds {what}; mend or fetch the file "
-                f"(`python -m dataset.check --root {self.file.path.parent}` counts such rows)"
+                f"(`python -m dataset.check --data_root {self.file.path.parent}` counts such rows)"
             )
         if not in_place:
             into.copy_(torch.from_numpy(values))

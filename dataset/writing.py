@@ -35,7 +35,7 @@ def alone(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def working_folder(root: Path) -> Iterator[Path]:
-    """Yield an empty folder in the data folder `root`, removed in the end; `alone` there. Raises UserError as that."""
+    """Yield an empty folder in the data folder `root` while `alone` there; remove it. Raises UserError as `alone`."""
     with alone(root), private_folder(root / "generating") as part:
         yield part
 
@@ -129,7 +129,7 @@ class GrowingFile:
         os.fsync(self._file.fileno())
 
     def finish(self) -> None:
-        """Make it an HDF5 file of the rows that it has; once more changes nothing."""
+        """Make it an HDF5 file of the rows that it has; a second call changes nothing."""
         header, size = self._header(self.rows)
         if len(header) != self._start:
             raise RuntimeError(f"HDF5 lays out {self.rows} rows from byte {len(header)}, one row from {self._start}")

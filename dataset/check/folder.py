@@ -25,7 +25,7 @@ OTHER_DATA = "the files belong to different data sets; put the files of one data
 
 
 def check_folder(root: str | os.PathLike, splits: tuple[str, ...] = TRAINED_WITH) -> dict[str, FileReport]:
-    """Open every file of a data folder and hold it against the others: file name -> FileReport.
+    """Open every file of a data folder and compare it with the others: file name -> FileReport.
 
     A split's order file may only be absent when the split isn't one of `splits`. Raises UserError when
     there is no such folder; what is wrong with a file stands in its report.
@@ -36,7 +36,7 @@ def check_folder(root: str | os.PathLike, splits: tuple[str, ...] = TRAINED_WITH
 
 
 class _Folder:
-    """The checks of a data folder, run when it is made. `reports` is the outcome; the rest is what they share."""
+    """The checks of a data folder, run in `__init__`: `reports` is the outcome, the checks share the rest."""
 
     def __init__(self, root: Path, splits: tuple[str, ...]) -> None:
         self.root = root
@@ -89,7 +89,7 @@ class _Folder:
                 return None
         except UserError as error:
             listed.problems.append(str(error))
-            self.annotations = None  # without numbers for its categories nothing can be held against it
+            self.annotations = None  # without numbers for its categories it can't be compared with anything
             return None
         if listed is not None:
             listed.shape, listed.dtype = (len(names),), "text"
@@ -154,7 +154,7 @@ class _Folder:
         return first
 
     def _sizes(self, name: str) -> dict[str, int]:
-        """What a file says of the sizes that others say too."""
+        """The sizes that a file has in common with others, by what they count."""
         if name in files.TEXTS:
             sizes = {}
             if name == files.ANNOTATIONS and self.annotations is not None:

@@ -16,7 +16,7 @@ ZERO_CLIPS = 10
 
 
 class Scan(NamedTuple):
-    """What a feature file's values are.
+    """What was found in the values of a feature file.
 
     problems: a line each: values that aren't finite, or clips that were never filled. least, most: over all values.
     whole: whether all are whole numbers.

@@ -46,7 +46,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(sources: Sequence[Path], background: Sequence[Path], annotation_file: Path | None, seconds: int) -> Plan:
-    """Find the videos and hold them against the annotations.
+    """Find the videos and match them with the annotations.
 
     Args:
         sources: videos and folders of videos.

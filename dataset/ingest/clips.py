@@ -23,7 +23,7 @@ VISUAL, AUDIO, LABELS = "visual", "audio", "labels"
 
 
 class Source(NamedTuple):
-    """A folder of a file a clip, the ending that they have, and which parts each holds, under which key."""
+    """A folder with a file for each clip: the files' ending, the parts that each file holds, and the parts' keys."""
 
     folder: Path
     ending: str
@@ -31,7 +31,7 @@ class Source(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path, parts: dict[str, str | None]) -> Source:
-        """Find out the files' ending. Raises UserError for no folder, no file of a known kind, or files of two."""
+        """Find out the files' ending. Raises UserError for a missing folder, no known ending, or several."""
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; name the one that holds the clips' files")
         with os.scandir(folder) as entries:
@@ -59,7 +59,7 @@ class Layout(NamedTuple):
         return self.visual[0]
 
 
-# What is said of a clip that is not as the others.
+# Notes on clips that are used, but are unusual.
 DISAGREE = "table and stored labels disagree: the table's were taken"
 REPEATED = "audio of fewer segments: its last one was repeated"
 CUT = "audio of more segments: cut"
@@ -69,7 +69,7 @@ NO_EVENT = "no event segment: background throughout, the clip label is the table
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of a clip: features and labels, or why it is left out; and the states of the files that say so."""
+    """What became of a clip: features and labels, or why it is left out; and the states of its files when read."""
 
     states: list[State]
     left_out: str | None = None
@@ -140,7 +140,7 @@ class Reader:
             content = read_content(path)
             for part, key in source.parts.items():
                 if part == LABELS and clip.event and key and isinstance(content, dict) and key not in content:
-                    continue  # again the table tells it
+                    continue  # as above, the table tells when the event is
                 with _naming(path):
                     array = part_of(content, key, path)
                     if part == VISUAL:
@@ -198,7 +198,7 @@ class Reader:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """What is refused of a file's content becomes a UserError that names the file."""
+    """Turn Refused within the block into a UserError that names the file."""
     try:
         yield
     except Refused as error:

@@ -1,4 +1,4 @@
-"""In which form a data set comes: what its table's columns and its files' parts are called, and what its sizes mean.
+"""The form of a data set: the names of its table's columns and of its files' parts, and how its sizes are read.
 
 A preset is what differs from the general form. Every field is a flag of the command, which goes before the preset.
 """

@@ -1,7 +1,7 @@
-"""What is known of an ingest on the way, on the disk after each block of clips, so that a killed one goes on there.
+"""The journal of an ingest: what became of each block of clips, so that a killed ingest goes on after the last block.
 
-The first line of DIR/.ingest/journal.jsonl is the plan, which is all that decides what the result is but for the clips'
-files, and the layout; each other line is a block, written once its features are on the disk.
+The first line of DIR/.ingest/journal.jsonl holds the plan (all that decides the result, besides the content of the
+clips' files) and the layout; each other line is a block, written once its features are on the disk.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def hash_of(states: Iterable[State]) -> str:
 class Journal:
     """The journal of one ingest, with what an earlier process wrote.
 
-    Raises UserError where that had another plan, or where the file is damaged.
+    Raises UserError where the earlier process had another plan, or where the file is damaged.
     """
 
     def __init__(self, path: Path, plan: dict[str, Any]) -> None:

@@ -46,10 +46,10 @@ _FILES = (
 def make_data_folder(
     root: Path, clips: list[Clip], names: list[str], reader: Reader, plan: dict[str, Any], workers: int
 ) -> Report | None:
-    """Make the data folder `root`, or go on where an earlier run ended; None where the folder is there already.
+    """Make the data folder `root`, or go on where an earlier run ended; None where the folder is already made.
 
     Args:
-        plan: all that decides what the result is, but for the clips' files, of which the journal keeps account.
+        plan: all that decides the result, besides the clips' files, whose states the journal keeps.
 
     Raises UserError for a clip's file that can't be used (what was done before it stays), for a folder that holds other
     data, no clip that can be used, a full disk, or while another command writes there.
@@ -57,7 +57,7 @@ def make_data_folder(
     work = root / WORK
     with alone(make_folder(root)), writing(root):
         if _is_made(root, plan):
-            shutil.rmtree(work, ignore_errors=True)  # that a process which was killed in its last moment left
+            shutil.rmtree(work, ignore_errors=True)  # left by a process that was killed just before it ended
             return None
         make_folder(work)
         if work.is_symlink():
@@ -141,7 +141,7 @@ def _layout(clips: list[Clip], reader: Reader) -> Layout:
 
 
 def _blocks(outcomes: Iterator[tuple[int, Outcome]]) -> Iterator[Iterator[tuple[int, Outcome]]]:
-    """The clips in blocks of BLOCK, none of which is held: an iterator each, to be used up before the next."""
+    """The clips in blocks of BLOCK, each an iterator, so that none is in memory; use up each one before the next."""
     for first in outcomes:
         yield itertools.chain([first], itertools.islice(outcomes, BLOCK - 1))
 

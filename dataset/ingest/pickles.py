@@ -2,7 +2,7 @@
 
 A pickle is a program: it names functions and has them called. Here a name is looked up in a short table of functions
 that only build arrays, and any other ends the reading. Arrays are put together here, not by NumPy's own `__setstate__`,
-so that every size is held against the bytes that are there before memory is taken.
+so that every size is compared with the bytes that are there before memory is taken.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TYPE = re.compile(r"[<>|=]?(f[248]|[iu][1248]|b1|\?)")
 
 
 class Refused(ValueError):
-    """What a file holds and is not read, in words that follow the file's name."""
+    """Content of a file that is not read; the message goes after the file's name."""
 
 
 class _Type:

@@ -16,7 +16,7 @@ _VERSION = 1  # of what is made; raised when the same input gives another result
 
 
 def read_plan(args: argparse.Namespace, form: Form) -> tuple[list[Clip], list[str], Reader, dict[str, Any]]:
-    """The clips, the categories by index, what reads a clip, and all that decides the result but for the clips' files.
+    """The clips, the names of the categories, the reader of a clip's files, and the plan that the journal keeps.
 
     Raises UserError for a table, names or folders that can't be used.
     """

@@ -25,7 +25,7 @@ State = tuple[int, int] | None  # of a file: size and time of its last change; N
 
 
 def state_of(path: Path) -> State:
-    """What changes with a file's content. Raises UserError for what isn't a file, such as a pipe, or can't be seen."""
+    """What differs once a file was changed; None for a missing file. Raises UserError for a pipe or a refused path."""
     try:
         with naming_refusal(path):
             found = os.stat(path)

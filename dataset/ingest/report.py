@@ -1,4 +1,4 @@
-"""What an ingest says at its end: clips in, clips left out and why, splits, categories, and what was unusual."""
+"""The report at the end of an ingest: clips used, clips left out and why, splits, categories, what was unusual."""
 
 from __future__ import annotations
 
