@@ -1,4 +1,4 @@
-"""Dicts within dicts, such as a config or a line of `metrics.jsonl`: made flat, and held against each other."""
+"""Dicts within dicts, such as a config or a line of `metrics.jsonl`: made flat, and compared."""
 
 from __future__ import annotations
 

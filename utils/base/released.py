@@ -58,7 +58,7 @@ def write(folder: Path, content: Mapping[str, Any], card: str) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What `write` was given, each byte checked. Raises UserError that names the file which is missing or changed."""
+    """The content that `write` was given, each byte checked. Raises UserError that names a missing or changed file."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -61,7 +61,7 @@ class ExtractionTask:
     seconds: float
 
     def prepare(self) -> None:
-        """Nothing is made before: the video takes a second."""
+        """Nothing to do: `run` makes the video, in a second."""
 
     def run(self) -> Row:
         """Measure the row in this process."""
@@ -119,14 +119,14 @@ class BestRate:
         ]
 
     def round(self) -> None:
-        """Time each once."""
+        """Time the matrix product and the convolution once."""
         with torch.inference_mode():
             for flops, call, rates in self._measured:
                 rates.append(flops / seconds_of(call))
 
     @property
     def rate(self) -> float:
-        """Of the faster one, the median of its rounds, in flop/s."""
+        """The median of the rounds of the faster of the two, in flop/s."""
         return max(median(rates) for _, _, rates in self._measured)
 
 

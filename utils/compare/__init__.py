@@ -1,1 +1,1 @@
-"""Is a difference a difference? Evaluations of the same clips, held against each other."""
+"""Is a difference between evaluations of the same clips one of networks, or chance?"""

@@ -1,4 +1,4 @@
-"""Hold evaluations of the same clips against each other: `python -m utils.compare EVAL EVAL ...`
+"""Compare evaluations of the same clips: `python -m utils.compare EVAL EVAL ...`
 
     python -m utils.compare Exps/Supv/exp1/eval-test Exps/Supv/exp2/eval-test   # two checkpoints
     python -m utils.compare configs/studies/main.json                           # the rows of a study, over its seeds

@@ -1,4 +1,4 @@
-"""What is compared: evaluations from their folders, the rows of studies over their seeds, all of the same clips."""
+"""The evaluations to compare, from their folders or from a study's rows (over their seeds), all of the same clips."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Compared(NamedTuple):
 
 
 def read_all(paths: list[str], protocol: str) -> list[Compared]:
-    """What the command line names, in its order.
+    """The evaluations that the command line names, in its order.
 
     Args:
         paths: of evaluations' folders and study files.
@@ -101,7 +101,7 @@ def check_same_clips(compared: list[Compared]) -> None:
 
 
 def _identity(stored: Stored) -> dict[str, Any]:
-    """What evaluations of the same clips have in common, by what it is."""
+    """What must be equal in evaluations of the same clips, by its name in messages."""
     metrics = stored.metrics
     return {
         "split": metrics["split"],

@@ -12,8 +12,6 @@ from utils.evaluation.stored import Stored
 from utils.study.table import markdown
 
 GENERATED = "**Generated clips**: the numbers say whether the code learns, and nothing about a real data set."
-
-
 PROTOCOLS = {
     "authors": "the best epoch on the test split (authors' protocol)",
     "validation": "the best epoch on the val split (validation protocol)",
@@ -21,7 +19,7 @@ PROTOCOLS = {
 
 
 def comparison(compared: list[Compared], protocol: str | None = None) -> str:
-    """Everything that is said of evaluations of the same clips; the first one is the base.
+    """The text and tables that compare evaluations of the same clips with the first of them.
 
     Args:
         protocol: by which a study's weights were chosen, a name of PROTOCOLS; None: no study is among them.

@@ -30,7 +30,7 @@ class Evaluation(NamedTuple):
     target: Tensor  # [n, T] int64
     category: Tensor  # [n] int64: predicted category of the clip
     event_probability: Tensor  # [n, T] float32
-    scores: dict[str, Tensor]  # [n, T] float32 each: what the network says besides of how much a segment is an event
+    scores: dict[str, Tensor]  # [n, T] float32 each: the network's own scores of how much a segment is an event
     attention: Tensor | None = None  # [n, T, H, W] float16, where asked for and there: sums to 1 over the grid
 
     @property
@@ -55,7 +55,7 @@ def evaluate(
         precision: float32, float64 or bfloat16.
         attention: whether to keep the attention maps too.
 
-    Raises UserError that names the clips where what the network says is not finite.
+    Raises UserError that names the clips where the network's output is not finite.
     """
     network.eval()
     parts: list[dict[str, Tensor]] = []

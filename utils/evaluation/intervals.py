@@ -7,7 +7,7 @@ trained with several seeds, its seeds are drawn with replacement too, each netwo
 So with one seed an interval says what other clips would do to the number of this one checkpoint; with several it says
 also what training again would. Clips and seeds drawn apart are the pigeonhole bootstrap of a table of seeds x clips
 (Owen, Annals of Applied Statistics 1 (2007), pp. 386-411), which errs towards too wide an interval where seed and
-clip interact. S seeds spread less around their own mean than around the true one, by sqrt(1 - 1/S): that is mended.
+clip interact. S seeds spread less around their own mean than around the true one, by sqrt(1 - 1/S), which is corrected.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def difference_interval(scores: Scores, base: Scores, resamples: int = RESAMPLES
 
 
 def _interval(networks: list[np.ndarray], combine: Combine, resamples: int) -> Interval:
-    """The interval of what `combine` makes of the networks' means, a list of arrays."""
+    """The interval of `combine(the networks' means)`."""
     if len({scores.shape[1:] for scores in networks}) > 1:
         raise ValueError(f"scores of different clips: {[list(scores.shape) for scores in networks]}")
     there = ~np.isnan(np.concatenate(networks)).any(0)
@@ -74,7 +74,7 @@ def _interval(networks: list[np.ndarray], combine: Combine, resamples: int) -> I
 
 
 def bounds(networks: list[np.ndarray], combine: Combine, resamples: int) -> tuple[Any, Any]:
-    """Ends of the 95 % interval of what `combine` makes of the networks' means.
+    """Ends of the 95 % interval of `combine(the networks' means)`.
 
     Args:
         networks: [seeds, ..., clips] of each; where there are axes between, the ends are arrays of them.

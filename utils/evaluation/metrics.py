@@ -1,4 +1,4 @@
-"""What is counted of predictions: segments, events, categories, and how well a probability tells events apart.
+"""Metrics of predictions: by segment, event and category, and how well a score tells events from background.
 
 Arrays are [n, T]: n clips of T segments. A category index runs from 0 to C-1, C is background. Shares are in
 percent; a share of nothing (the precision of a category that is never predicted) is None.
@@ -46,7 +46,7 @@ def detailed(result: Evaluation, categories: list[str]) -> dict[str, Any]:
 
 
 def naming_and_timing(result: Evaluation, background: int) -> dict[str, float | None]:
-    """What an evaluation has right besides its accuracy: the means of `clip_scores` but that, in percent."""
+    """The mean over clips of each of the `clip_scores` except the accuracy, in percent."""
     arrays = (tensor.numpy() for tensor in (result.segments, result.target, result.category))
     found = means(clip_scores(*arrays, background))
     return {name: value for name, value in found.items() if name != ACCURACY}

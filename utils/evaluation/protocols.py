@@ -1,4 +1,4 @@
-"""`metrics.jsonl`, a line for each epoch of a run, and the epoch of it that each protocol chooses.
+"""`metrics.jsonl`, a line for each epoch of a run, and which of these epochs each protocol chooses.
 
 The authors' protocol takes the epoch with the best accuracy on the test split, the validation protocol the one with
 the best accuracy on the val split; both report that epoch's accuracy on the test split. Of equal epochs the earlier one
@@ -88,14 +88,14 @@ def protocols(folder: Path) -> dict[str, Chosen | None] | None:
 
 
 def useless_scores(folder: Path, best: Mapping[str, Chosen]) -> str | None:
-    """One line on the network's scores that separate nothing at the best epoch; None where each separates something.
+    """A warning of the network's scores whose AUC is that of chance at the best epoch; None without such scores.
 
-    Of the validation protocol's epoch and split; without a val split, of the authors' protocol's.
+    Epoch and split are the validation protocol's; without a val split, the authors' protocol's.
     """
     split = "val" if "val" in best else "test"
     epoch = best[split]["epoch"]
     found = next((line.get(f"{split}_auc") for line in read_epochs(folder) if line["epoch"] == epoch), None)
-    scores = found.items() if isinstance(found, dict) else ()  # an earlier version's epochs don't tell
+    scores = found.items() if isinstance(found, dict) else ()  # epochs of an earlier version have none
     useless = [
         f"{name} (AUC {auc:.1f})" for name, auc in scores if isinstance(auc, float) and CHANCE[0] <= auc <= CHANCE[1]
     ]

@@ -1,4 +1,4 @@
-"""A split of a data folder, made ready for a network: held against it, numbered as it is, cut into batches."""
+"""A split of a data folder, made ready for a network: sizes checked, categories numbered alike, cut into batches."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def _metrics(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _clips(metrics: dict[str, Any], clips: list[dict[str, Any]], attention: np.ndarray | None) -> Stored:
-    """The lines of `predictions.jsonl` as arrays. Raises ValueError, KeyError, TypeError where they aren't ones."""
+    """The lines of `predictions.jsonl` as arrays. Raises ValueError, KeyError or TypeError where they are damaged."""
     rows = np.array([clip["index"] for clip in clips])
     ids = [clip["id"] for clip in clips]
     if rows.ndim != 1 or rows.dtype.kind != "i" or rows.min() < 0:

@@ -1,4 +1,4 @@
-"""The card of a released network, README.md: YAML for model hubs, then what somebody wants to know who finds it."""
+"""The card of a released network, README.md: YAML for model hubs, then what its reader wants to know."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GENERATED = (
 
 
 def card(facts: dict[str, Any]) -> str:
-    """The card, of what `utils.release.facts` found."""
+    """The card as Markdown, from `utils.release.facts`."""
     parts = [
         _front_matter(facts),
         f"# {facts['model']}, {_TASK.replace('-', ' ').replace('audio visual', 'audio-visual')}",

@@ -1,4 +1,4 @@
-"""What is known of a run's result: the weights that a protocol chose, their numbers, and how they were made."""
+"""The facts of a release: the weights that a protocol chose, their numbers, and how they were made."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _result(folder: Path) -> dict[str, Any]:
 
 
 def _data(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The data that it was trained on: their folder, and how many clips, segments and categories they have."""
+    """The data that the network was trained on: their folder, and how many clips, segments and categories they have."""
     known = {"root": config.data.root, "categories": config.model.categories}
     prints = checkpoint.data or {}
     for key, name, axis in (("clips", files.AUDIO, 0), ("segments", files.AUDIO, 1), ("train", files.ORDERS[0], 0)):
@@ -95,7 +95,7 @@ def _data(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _is_generated(config: Config, results: list[dict[str, Any]], whole: result.RunResult | None) -> bool:
-    """Whether it was trained on generated clips: as the run noted, by its config, its data folder, or an evaluation."""
+    """Whether the run was trained on generated clips: by its result, config, data folder, or evaluations."""
     return any(
         [
             whole is not None and whole.generated,

@@ -19,7 +19,7 @@ _PRECISION, _BATCH_SIZE = "float32", 64
 
 
 class _Measured(BaseModel):
-    """A row of the benchmark's file, and what of it is used here."""
+    """A row of the benchmark's file: the fields that are used here."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
@@ -40,7 +40,7 @@ class _File(BaseModel):
 
 
 class _Cost(NamedTuple):
-    """Of a training step in float32."""
+    """What a training step in float32 costs."""
 
     seconds: float  # a clip
     bytes: int  # peak memory of the GPU, or without one of the process
@@ -50,8 +50,8 @@ class _Cost(NamedTuple):
 def columns(study: Study, configs: Sequence[Config | None]) -> dict[str, list[str]]:
     """Time of a training step for each clip, and peak memory, relative to the first row.
 
-    A row has none where the benchmark has none of its network with its settings, or of the first row's; memory is
-    compared at the same batch size alone. Raises UserError for a file that the benchmark didn't write.
+    A cell is empty where the benchmark didn't measure the row's network with its settings, or not the first row's;
+    memory is compared at the same batch size alone. Raises UserError for a file that the benchmark didn't write.
     """
     costs = [config and _cost(study, config) for config in configs]
     base = next((cost for cost, config in zip(costs, configs, strict=True) if config), None)

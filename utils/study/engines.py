@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 def run_all(studies: list[Study], engine: str, gpu: str | None, options: dict[str, Any]) -> None:
-    """Make what isn't made yet of some studies' runs; with SLURM, submit it.
+    """Make those runs of some studies that aren't made yet; with SLURM, submit them.
 
     Args:
         engine: "debug" (in this process, one run after another), "local" (a run at a time on each device) or "slurm".

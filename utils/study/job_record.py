@@ -16,7 +16,7 @@ from utils.study.runs import Run
 
 @dataclass
 class Record:
-    """The last job that had a run."""
+    """What is known of the last job that had a run."""
 
     engine: str  # "debug", "local" or "slurm"
     job: str | None = None  # its name there
@@ -38,5 +38,5 @@ def read_record(run: Run) -> Record | None:
 
 
 def write_record(run: Run, record: Record) -> None:
-    """Say which job has a run. The caller holds the run's lock."""
+    """Write which job has a run. The caller holds the run's lock."""
     write_text(run.record, json.dumps(dataclasses.asdict(record)) + "\n")

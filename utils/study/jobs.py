@@ -33,12 +33,12 @@ _PATIENCE = 0.1  # seconds: `is_held` holds a lock for far less, another job for
 
 @dataclass
 class Job:
-    """What submitit calls: makes what isn't made yet of some runs.
+    """What submitit calls: makes those of some runs that aren't made yet.
 
     Args:
         groups: a run that trains, and those that evaluate its weights; or only the latter, if the weights are there.
         gpu: what --gpu says to the runs.
-        environment: variables that the runs see otherwise than the job does; None: not at all.
+        environment: variables that the runs get with another value than the job has; None: without that variable.
         submitted: when, in seconds since 1970. What ended since, in whichever job, isn't made again.
     """
 

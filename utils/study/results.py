@@ -35,10 +35,10 @@ class Result(NamedTuple):
 
 
 class Clips(NamedTuple):
-    """The accuracy of each test clip, in percent, and which clips these are."""
+    """The accuracy of each test clip, and the fingerprint of the files that say which clips these are."""
 
-    accuracies: list[float]
-    data: dict[str, Any]  # fingerprint of the files that say so
+    accuracies: list[float]  # in percent
+    data: dict[str, Any]  # part of `dataset.fingerprint`'s: labels and order of the test split
 
 
 def result_of(run: Run) -> Result | None:
@@ -166,9 +166,9 @@ def on_generated_clips(run: Run) -> bool:
 
 
 def clips_of(run: Run, split: str) -> Clips | None:
-    """The test clips' accuracies of a finished run, with the weights that a split chose; None where nothing says them.
+    """The accuracies of the test clips of a finished run, with the weights that a split chose; None if not recorded.
 
-    Of one that trained `result.json` says them, of one that only evaluates its evaluation.
+    A run that trained has them in `result.json`, one that only evaluates in its evaluation.
     """
     trained = run.source or run
     whole = result.read(trained.folder)
@@ -183,9 +183,9 @@ def clips_of(run: Run, split: str) -> Clips | None:
 
 
 def naming_and_timing_of(run: Run, split: str) -> dict[str, float | None]:
-    """What a finished run has right besides its accuracy, with the weights that a split chose, on the test split.
+    """The other scores of a finished run on the test split, with the weights that a split chose.
 
-    By the names of `utils.evaluation.clip_scores`; {} where nothing says it.
+    By the names of `utils.evaluation.clip_scores`; {} if not recorded.
     """
     if run.source is not None:
         path = evaluation_folder(run, split)
@@ -195,7 +195,7 @@ def naming_and_timing_of(run: Run, split: str) -> dict[str, float | None]:
 
 
 def evaluated_accuracy(run: Run, split: str) -> float | None:
-    """The accuracy that was evaluated with the weights that a split chose; None where this has still to be done.
+    """The accuracy that was evaluated with the weights that a split chose; None where they have yet to be evaluated.
 
     An evaluation counts that was made after the weights and after its settings were written, of the epoch, by the
     rule and on the split that are asked for.
@@ -235,7 +235,7 @@ class _Header(NamedTuple):
 
 
 def _header_of(path: Path) -> _Header:
-    """Of a checkpoint of ours. Raises UserError for anything else."""
+    """The header of a checkpoint of ours. Raises UserError for any other file."""
     stat = path.stat()
     return _read_header(path, stat.st_mtime_ns, stat.st_size)
 

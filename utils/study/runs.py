@@ -29,7 +29,7 @@ Name = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 
 
 class Published(BaseModel):
-    """What others published of a row."""
+    """What is published of a row's network."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -40,7 +40,7 @@ class Published(BaseModel):
 
 
 def _published(value: Any) -> Any:
-    """A number alone stands for an object that says nothing else."""
+    """A number alone is an object with this accuracy and nothing else."""
     return {"accuracy": value} if isinstance(value, int | float) else value
 
 

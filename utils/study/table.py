@@ -101,10 +101,7 @@ def table(studies: list[Study]) -> tuple[list[str], list[list[str]]]:
 
 
 def naming_and_timing(studies: list[Study]) -> tuple[list[str], list[list[str]]] | None:
-    """Header and rows of what networks have right besides the accuracy, by the validation protocol.
-
-    None where no finished run says it.
-    """
+    """Header and rows of the scores besides the accuracy, by the validation protocol; None if no run has them."""
     columns: dict[str, dict[str, str]] = {}  # header -> row -> cell
     for study in studies:
         for name, row in rows_of(study).items():
@@ -120,7 +117,7 @@ def naming_and_timing(studies: list[Study]) -> tuple[list[str], list[list[str]]]
 
 
 def notes_of(studies: list[Study], header: list[str]) -> list[str]:
-    """What the cells of a table with this header don't say, a line each."""
+    """Notes on a table with this header, a line each: what isn't measured, how, and on which clips."""
     notes = []
     for study in studies:
         rows = rows_of(study)
@@ -140,12 +137,12 @@ def notes_of(studies: list[Study], header: list[str]) -> list[str]:
 
 
 def _first(every: list[dict[str, Row]], name: str) -> list[Row]:
-    """A row in each of the studies that has it."""
+    """The row of this name in each of the studies that has one."""
     return [rows[name] for rows in every if name in rows]
 
 
 def _labels(rows: list[list[Row]]) -> Column:
-    """What each network learns from, where that isn't the same for all."""
+    """A column of what each network learns from; its cells are empty where that is the same for all."""
     words = [_learns_from(of_studies[0].config.label_regime) for of_studies in rows]
     return Column("learns from", words if len(set(words)) > 1 else [""] * len(rows))
 
@@ -168,7 +165,7 @@ def _how(published: Published) -> str:
 
 
 def _measured(study: Study, rows: list[Row | None]) -> list[Column]:
-    """A study's own columns."""
+    """The columns of what one study measured."""
     first = next(row for row in rows if row)
     cells = {"parameters": [row and _parameters(row.config) for row in rows]}
     for protocol, split in CHOOSING_SPLITS.items():
@@ -205,7 +202,7 @@ def _spread(values: list[float]) -> str:
 
 
 def _difference(row: Row, first: Row, split: str) -> str:
-    """The difference of a row's mean to the first's, with its 95 % interval; "" where the clips don't tell."""
+    """The difference of a row's mean to the first row's, with its 95 % interval; "" where the clips aren't the same."""
     if row is first or not row.results or not first.results:
         return ""
     every = [[clips_of(run, split) for run in of_row.runs if result_of(run)] for of_row in (row, first)]

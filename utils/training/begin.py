@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def begin(config: Config, gpu: str | None) -> Iterator[torch.device]:
-    """Set all of that up, and yield the device to compute on; within the block the processes of a run work together.
+    """Prepare all that comes before the network, and yield the device; in the block the run's processes work together.
 
     For several GPUs or machines, starts one process for each GPU instead, and ends with them.
 

@@ -1,4 +1,4 @@
-"""`result.json` of a run folder: what came of a finished run, with all that says which run it was.
+"""`result.json` of a run folder: the results of a finished run, its config, its data's fingerprint and how it was made.
 
 It can be handed on by itself: the tables of `utils.study` are made of these files. Runs of early versions have none.
 """
@@ -71,7 +71,7 @@ class RunResult(BaseModel):
     seconds: Annotated[float, Field(ge=0)] | None  # mean of an epoch, its evaluations included
     config: dict[str, Any]  # as resolved
     data: dict[str, Any]  # fingerprint, see `dataset.fingerprint`
-    start: dict[str, Any]  # how the process computed that finished it, see `provenance.this_start`
+    start: dict[str, Any]  # the last start of the run, see `provenance.this_start`
 
 
 def write(folder: Path, config: Config, data: dict[str, Any], start: dict[str, Any], best: dict[str, Chosen]) -> None:
@@ -102,7 +102,7 @@ def write(folder: Path, config: Config, data: dict[str, Any], start: dict[str, A
 
 
 def seconds_per_epoch(epochs: list[dict[str, Any]]) -> float | None:
-    """Their mean, evaluations included; None where no epoch says it."""
+    """Mean seconds of an epoch, its evaluations included; None where no epoch says how long it took."""
     seconds = [number for epoch in epochs if isinstance(number := epoch.get("seconds"), int | float)]
     return statistics.mean(seconds) if seconds else None
 
@@ -116,7 +116,7 @@ def read(folder: Path) -> RunResult | None:
 
 
 def _validated(values: Any, path: Path, advice: str) -> RunResult:
-    """Raises UserError that names the file that the values are from."""
+    """The values, checked. Raises UserError that names the file `path` where they aren't a run's result."""
     try:
         return RunResult.model_validate(values)
     except ValidationError as error:
