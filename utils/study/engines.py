@@ -163,7 +163,7 @@ def _run_on_devices(groups: list[list[Run]], folder: Path, devices: list[str | N
                 os.kill(int(job.job_id), signal.SIGTERM)  # which it passes on; `job.cancel` kills after a second
 
     with on_stop(stop), when_output_is_lost(stop):
-        for device in devices:
+        for device in devices[: len(groups)]:
             if not stopping:
                 with _interrupts_blocked():
                     jobs.append(executor.submit(Job(groups, device, environment, progress.began)))

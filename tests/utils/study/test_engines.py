@@ -84,6 +84,13 @@ def test_what_another_study_has_is_left_to_it(write_study, tmp_path, monkeypatch
     theirs.release()
 
 
+def test_devices_take_each_run_once_and_go_on_after_one_that_failed(write_study, tmp_path, capsys):
+    path = write_study(seeds=[1, 2, 3], set={"data": {"root": str(tmp_path / "nowhere")}})
+    assert study_command.main([path, "--gpu", "cpu,cpu"]) == EXIT_USER_ERROR
+    assert "2 more runs failed" in capsys.readouterr().err
+    assert [run.out.read_text().count("error: ") for run in Study(path).runs] == [1, 1, 1]
+
+
 def test_a_run_that_was_killed_with_its_job_has_failed(write_study, tmp_path):
     path = write_study(seeds=[1])
     (run,) = Study(path).runs
