@@ -106,7 +106,7 @@ class SupervisedCMBSSettings(CMBSSettings):
     """The fully supervised CMBS network."""
 
     name: Literal["supv_main_model"]
-    """Which network: this one."""
+    """Name of the network."""
     alpha: Fraction = 0.1
     """Strength of time-level suppression."""
     gamma: Strength = 0.3
@@ -121,7 +121,7 @@ class CACESettings(SupervisedCMBSSettings):
     """CACE-Net, fully supervised: what CMBS has, and its own."""
 
     name: Literal["cace_supv"]
-    """Which network: this one."""
+    """Name of the network."""
     self_attention: Literal[True] = True
     """Self-attention over the grid's cells; always there: the audio's guidance has the same LayerNorm."""
     audio_guidance: Strength = 0.3
@@ -136,7 +136,7 @@ class WeakCMBSSettings(CMBSSettings):
     """The weakly supervised CMBS network."""
 
     name: Literal["weak_main_model"]
-    """Which network: this one."""
+    """Name of the network."""
     alpha: Fraction = 0.2
     """Strength of time-level suppression."""
     gamma: Strength = 0.5
@@ -180,28 +180,28 @@ class WeakAVELSettings(OneSizeSettings):
     """The weakly supervised AVEL network."""
 
     name: Literal["avel_weak"]
-    """Which network: this one."""
+    """Name of the network."""
 
 
 class SupervisedPSPSettings(OneSizeSettings):
     """The supervised PSP network."""
 
     name: Literal["psp_supv"]
-    """Which network: this one."""
+    """Name of the network."""
 
 
 class WeakPSPSettings(OneSizeSettings):
     """The weakly supervised PSP network."""
 
     name: Literal["psp_weak"]
-    """Which network: this one."""
+    """Name of the network."""
 
 
 class CPSPSettings(OneSizeSettings):
     """The supervised CPSP network."""
 
     name: Literal["cpsp_supv"]
-    """Which network: this one."""
+    """Name of the network."""
     segment_contrast: Literal["as_coded", "rows"] = "as_coded"
     """The contrast of a clip's segments: as the authors' code sums it, a constant without gradient, or over rows."""
 

@@ -20,7 +20,7 @@ _INTRODUCTION = """\
 # Every key of a config
 
 This page is made from the declarations in [utils/config/settings.py](../utils/config/settings.py) and
-[model/settings.py](../model/settings.py) by `python -m utils.config > configs/README.md`; a test compares.
+[model/settings.py](../model/settings.py) by `python -m utils.config > configs/README.md`; a test keeps it so.
 
 A config is a JSON object with the sections `model`, `data`, `train` and `eval`. What it doesn't name has the default
 that stands here. `"extends": "main.json"`, relative to the file, starts from another config, so that only what differs
@@ -31,9 +31,8 @@ other features; `written/`, the networks as their paper has them. `studies/` hol
 On the command line a flag, or `--set KEY=VALUE` for any key (`--set train.lr_decay=0.3`,
 `--set model.quirks.own_gate=false`), overrides the config. A relative path there is relative to where you stand.
 
-*May differ* says whether two runs may differ in a key. *no*: another value makes another run. *going on*: a run that
-goes on may have another value, with other numbers from there on. *always*: it doesn't change a run's numbers. All keys
-of `model` are *no*.
+*May differ* says what another value of the key means. *no*: it is another run. *going on*: a run may go on with it, and
+has other numbers from there on. *always*: the run's numbers stay the same. All keys of `model` are *no*.
 """
 _LARGE = 2**31  # a limit from here on only guards against what no number type can hold
 

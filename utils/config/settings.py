@@ -49,8 +49,8 @@ class GenerateSettings(Settings):
     """Clips of a generated data set (see `dataset.synthetic`), made once if the data folder isn't there."""
 
     annotations: FolderName | None = None
-    """AVE's `Annotations.txt`, the three order files beside it: they say categories, event times and splits in place of
-    `train`, `val`, `test` and `categories`; null: times are made up."""
+    """AVE's `Annotations.txt`, with the three order files beside it: categories, event times and splits are AVE's, and
+    `train`, `val`, `test` and `categories` stay unset; null: they are made up."""
     train: PositiveInt | None = None
     """Training clips."""
     val: PositiveInt | None = None
@@ -72,7 +72,7 @@ class GenerateSettings(Settings):
 
     @model_validator(mode="after")
     def _told_once(self) -> GenerateSettings:
-        """Raise where clips and categories are told by nobody, or twice."""
+        """Raise where the number of clips or categories is given neither here nor by the annotations, or by both."""
         for name in ("train", "val", "test", "categories"):
             told = getattr(self, name) is not None
             if self.annotations is None and not told:
