@@ -43,6 +43,9 @@ def read(root: str | os.PathLike) -> MadeWith | None:
         raise UserError(f"{path}: is no JSON ({error}); remove it, or make the features again") from None
     if not isinstance(content, dict) or not all(isinstance(content.get(part, {}), dict) for part in _PARTS):
         raise UserError(f"{path}: must hold objects named {', '.join(_PARTS)}; remove it, or make the features again")
+    grid = content.get("visual", {}).get("grid", [1])
+    if not isinstance(grid, list) or not all(isinstance(size, int) and size > 0 for size in grid):
+        raise UserError(f"{path}: visual.grid must be numbers such as [7, 7, 512], not {grid!r}; correct or remove it")
     return content
 
 

@@ -107,7 +107,7 @@ def _write_folder(root: Path, store: ClipStore, plan: Plan, broken: dict[str, st
         _write_splits(root, plan.rows)
     if plan.background:
         write_features_of(plan.background, store, (root / files.NOISY_VISUAL, root / files.NOISY_AUDIO))
-        columns = len(labels.categories_of(plan.lines)) + 1
+        columns = len(labels.category_names(root)) + 1
         with atomic_path(root / files.NOISY_LABELS) as part:
             write_array(part, np.eye(columns, dtype=np.float32)[[-1] * len(plan.background)])
     also = f" and {len(plan.background)} background-only clips" if plan.background else ""

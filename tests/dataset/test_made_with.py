@@ -51,7 +51,7 @@ def test_a_folder_says_it_or_not(tmp_path):
     assert made_with.read(tmp_path) is None
     made_with.write(tmp_path, MADE)
     assert made_with.read(tmp_path) == MADE
-    for damaged in ("{", "[]", '{"visual": 3}'):
+    for damaged in ("{", "[]", '{"visual": 3}', '{"visual": {"grid": "7x7"}}', '{"visual": {"grid": [7, "7"]}}'):
         (tmp_path / files.MADE_WITH).write_text(damaged)
         with pytest.raises(UserError, match=r"features\.json: .*remove it"):
             made_with.read(tmp_path)

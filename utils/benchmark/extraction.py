@@ -90,7 +90,6 @@ class ExtractionTask:
             best.round()
         else:
             step = getattr(steps, part)
-            step()
             start = timer()
             while len(row.times) < self.repeats and (not row.times or timer() - start < self.seconds):
                 best.round()
@@ -134,9 +133,9 @@ class _Steps:
     """The parts of making a clip's features, each of which can be called alone."""
 
     def __init__(self, folder: Path, precision: str, device: torch.device) -> None:
-        from dataset.extract.features import DTYPES, FeatureExtractor, Recipe
+        from dataset.extract.features import DTYPES, FeatureExtractor, Features, Recipe
         from dataset.extract.store import ClipStore
-        from dataset.extract.video import read_clip
+        from dataset.extract.video import FRAMES_A_SECOND, read_clip
         from dataset.extract.weights import GENERATED
 
         self.folder, self.video = folder, folder / "clip.mp4"
@@ -147,7 +146,9 @@ class _Steps:
         self.store = ClipStore(folder, VIDEO.seconds, self.recipe)
         self.decode: Callable[[], Clip] = lambda: read_clip(self.video, VIDEO.seconds, prepare=self.extractor.prepare)
         self.clip = self.decode()
-        self.features = None
+        first_second = self.clip._replace(frames=self.clip.frames[:FRAMES_A_SECOND], index=self.clip.index[:1])
+        of_a_second = self.extractor(first_second)  # which also warms up the networks
+        self.features = Features(*(np.repeat(array, VIDEO.seconds, axis=0) for array in of_a_second))
 
     def vgg19(self) -> None:
         self.extractor.visual_of(self.clip)
@@ -159,7 +160,6 @@ class _Steps:
         """Keep a clip's features, and write them into the data folder's files."""
         from dataset.extract.data_folder import write_features_of
 
-        self.features = self.features or self.extractor(self.clip)
         self.store.save("clip", self.video, self.features, [], self.extractor.made_with)
         write_features_of(["clip"], self.store, (self.folder / files.VISUAL, self.folder / files.AUDIO))
 
