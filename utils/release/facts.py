@@ -18,6 +18,7 @@ from utils.evaluation.protocols import CHOOSING_SPLITS, protocols
 from utils.evaluation.results import evaluations_of, how_to_evaluate
 from utils.evaluation.stored import read
 from utils.evaluation.weights import config_of, network_of
+from utils.predict.network import load_network
 from utils.study.results import WEIGHTS
 from utils.training import provenance, result
 
@@ -61,7 +62,7 @@ def facts_of(run: Path, protocol: str, license: str) -> tuple[dict[str, Any], di
         "results": results,
         "data": _data(config, checkpoint),
         "generated": _is_generated(config, results, result.read(run)),
-        "fits_videos": (config.model.video_inputdim, config.model.audio_inputdim) == (512, 128),
+        "fits_videos": _fits_videos(run / name),
         "starts": len(starts),
         "start": starts[-1] if starts else None,
         "license": license,
@@ -69,6 +70,15 @@ def facts_of(run: Path, protocol: str, license: str) -> tuple[dict[str, Any], di
     content = checkpoint.content() | {"config": config.model_dump()}
     content.pop("training", None)
     return content, facts
+
+
+def _fits_videos(checkpoint: Path) -> bool:
+    """Whether `utils.predict` takes a checkpoint: its network can read features that are made of videos."""
+    try:
+        load_network(checkpoint)
+    except UserError:
+        return False
+    return True
 
 
 def _parameters(config: Config) -> int:

@@ -107,6 +107,14 @@ def test_timelines_of_videos_read_it(make_run, tmp_path):
     assert "utils.predict VIDEO" in (folder / released.CARD).read_text()
 
 
+def test_timelines_are_not_offered_where_the_features_are_none_of_videos(make_run, tmp_path):
+    run = make_run(WEAK, model={"video_inputdim": 512, "audio_inputdim": 128})
+    checkpoint = Checkpoint.load(run / BEST)
+    checkpoint.data["visual_feature.h5"] = {"shape": [40, 10, 1, 1, 512]}  # CLIP's, without a grid
+    checkpoint.save(run / BEST)
+    assert "utils.predict" not in (release(run, tmp_path / "released") / released.CARD).read_text()
+
+
 def test_the_card_says_what_it_is(make_run, tmp_path):
     run = make_run()
     card = (release(run, tmp_path / "released", "--license", "cc-by-4.0") / released.CARD).read_text()
