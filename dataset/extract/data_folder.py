@@ -195,7 +195,8 @@ def _write_splits(root: Path, rows: Sequence[str]) -> None:
         "train": shuffled[2 * held_out :],
     }
     for split, path in paths.items():
-        order = np.array([row for row, id in enumerate(rows) if id in set(members[split])], np.int64)
+        chosen = set(members[split])
+        order = np.array([row for row, id in enumerate(rows) if id in chosen], np.int64)
         with atomic_path(path) as part:
             write_array(part, order)
 

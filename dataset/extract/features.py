@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dataset.extract import decoding, timm_backbone, vggish
+from dataset.extract.flags import PRETRAINED
 from dataset.extract.vgg19 import VGG19
 from dataset.extract.video import FRAMES_A_SECOND, Clip
-from dataset.extract.weights import PRETRAINED
 from utils.base.errors import UserError, is_out_of_memory
 
 VGG19_NAME = "vgg19"

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.extract.weights import GENERATED, PRETRAINED, sha256_of
+from dataset.extract.flags import GENERATED, PRETRAINED
+from dataset.extract.weights import sha256_of
 from utils.base.errors import UserError
 
 PREFIX = "timm/"

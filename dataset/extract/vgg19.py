@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from dataset.extract.decoding import SIZE, squeezed
-from dataset.extract.weights import GENERATED, PRETRAINED, Published, fetched, generate, sha256_of
+from dataset.extract.flags import GENERATED, PRETRAINED
+from dataset.extract.weights import Published, fetched, generate, sha256_of
 from utils.base.errors import UserError
 
 PUBLISHED = Published(

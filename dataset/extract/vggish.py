@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from dataset.extract.decoding import SAMPLE_RATE
-from dataset.extract.weights import GENERATED, PRETRAINED, Published, fetched, generate, require_published, sha256_of
+from dataset.extract.flags import GENERATED, PRETRAINED
+from dataset.extract.weights import Published, fetched, generate, require_published, sha256_of
 from utils.base.errors import UserError
 
 WINDOW, HOP = 400, 160  # samples: 25 ms windows every 10 ms

@@ -13,8 +13,6 @@ from torch import nn
 from utils.base.atomic import atomic_path, make_folder
 from utils.base.errors import UserError
 
-GENERATED, PRETRAINED = "generated", "pretrained"
-
 
 class Published(NamedTuple):
     """A file of weights as its authors published it; `digest` is that of its content, by `algorithm`."""

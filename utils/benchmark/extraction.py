@@ -134,9 +134,9 @@ class _Steps:
 
     def __init__(self, folder: Path, precision: str, device: torch.device) -> None:
         from dataset.extract.features import DTYPES, FeatureExtractor, Features, Recipe
+        from dataset.extract.flags import GENERATED
         from dataset.extract.store import ClipStore
         from dataset.extract.video import FRAMES_A_SECOND, read_clip
-        from dataset.extract.weights import GENERATED
 
         self.folder, self.video = folder, folder / "clip.mp4"
         make_video(self.video, VIDEO)

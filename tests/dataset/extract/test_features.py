@@ -167,7 +167,7 @@ def test_the_hash_of_weights_is_that_of_every_tensor():
     assert sha256_of(layer) != before
 
 
-def test_batches_become_smaller_until_they_fit(monkeypatch):
+def test_batches_become_smaller_until_they_fit():
     """As on a GPU whose memory runs out: the same features, and no larger batch is tried again."""
     extractor, tried = copy.copy(generated_extractor()), []
     frames = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
