@@ -21,13 +21,13 @@ from model.temporal import AudioVisualLSTM
 
 
 class SupervisedAVELOutput(NamedTuple):
-    """What the supervised networks say of B clips of T segments; the last of the C+1 columns is background."""
+    """Output of the supervised networks for B clips of T segments; the last of the C+1 columns is background."""
 
     segment_probs: Tensor  # [B, T, C+1]: softmax over the columns
 
 
 class WeakAVELOutput(NamedTuple):
-    """What the weakly supervised network says of B clips; the last of the C+1 columns is background."""
+    """Output of the weakly supervised network for B clips; the last of the C+1 columns is background."""
 
     segment_logits: Tensor  # [B, T, C+1]
     category_probs: Tensor  # [B, C+1]: softmax of each column's strongest segment

@@ -23,7 +23,7 @@ TEMPERATURE = 0.01  # of the contrast
 
 
 class CACEOutput(NamedTuple):
-    """What the network says of B clips of T segments and C categories, and what its loss contrasts."""
+    """Output of the network for B clips of T segments and C categories, and what its loss contrasts."""
 
     event_logits: Tensor  # [B, T]: is the segment an event?
     category_logits: Tensor  # [B, C]: of which category is the clip's event?

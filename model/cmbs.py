@@ -24,7 +24,7 @@ from model.temporal import AudioVisualLSTM, TemporalEncoder
 
 
 class SupervisedOutput(NamedTuple):
-    """What the supervised network says of B clips of T segments and C categories."""
+    """Output of the supervised network for B clips of T segments and C categories."""
 
     event_logits: Tensor  # [B, T]: is the segment an event?
     category_logits: Tensor  # [B, C]: of which category is the clip's event?
@@ -44,7 +44,7 @@ class SupervisedOutputAsWritten(NamedTuple):
 
 
 class WeakOutput(NamedTuple):
-    """What the weakly supervised network says of B clips; the last of the C+1 columns is background."""
+    """Output of the weakly supervised network for B clips; the last of the C+1 columns is background."""
 
     gate: Tensor  # [B, T] in (0, 1): mean of the two gates (1 without time-level suppression)
     category_logits: Tensor  # [B, C+1]
@@ -102,7 +102,7 @@ class SupervisedCMBS(nn.Module):
     def fuse(
         self, visual: Tensor, audio: Tensor
     ) -> tuple[Tensor, SupervisedOutput | SupervisedOutputAsWritten, Explanation]:
-        """The whole computation: the fused features F [B, T, d], what they say, and what happened inside."""
+        """The whole computation: the fused features F [B, T, d], the output read off them, and the explanation."""
         visual, audio = _only(self.modalities, visual, audio)
 
         # 1. Audio-guided attention
@@ -113,7 +113,7 @@ class SupervisedCMBS(nn.Module):
         visual_key = self.visual_encoder(visual_sequence)
         audio_key = self.audio_encoder(audio_sequence)
 
-        # 3. Each modality asks the other
+        # 3. Cross-modal relation: each modality attends to the other
         audio_features = self.audio_relation(audio_sequence, visual_key)
         visual_features = self.visual_relation(visual_sequence, audio_key)
 
@@ -218,7 +218,7 @@ class WeaklySupervisedCMBS(nn.Module):
         visual_key = self.visual_encoder(attended)
         audio_key = self.audio_encoder(audio)
 
-        # 3. Each modality asks the other
+        # 3. Cross-modal relation: each modality attends to the other
         audio_features = self.audio_relation(audio, visual_key)
         visual_features = self.visual_relation(attended, audio_key)
 

@@ -22,14 +22,14 @@ from model.temporal import TemporalEncoder
 
 
 class SupervisedOutput(NamedTuple):
-    """What the supervised network says of B clips of T segments and C categories."""
+    """Output of the supervised network for B clips of T segments and C categories."""
 
     event_logits: Tensor  # [B, T]: is the segment an event?
     category_logits: Tensor  # [B, C]: of which category is the clip's event?
 
 
 class WeakOutput(NamedTuple):
-    """What the weakly supervised network says of B clips; the last of the C+1 columns is background."""
+    """Output of the weakly supervised network for B clips; the last of the C+1 columns is background."""
 
     event_logits: Tensor  # [B, T]
     category_logits: Tensor  # [B, C+1]
@@ -76,7 +76,7 @@ class CMRAN(nn.Module):
         visual_key = self.visual_encoder(attended)
         audio_key = self.audio_encoder(audio)
 
-        # 3. Each modality asks the other
+        # 3. Cross-modal relation: each modality attends to the other
         audio_features = self.audio_relation(audio, visual_key)
         visual_features = self.visual_relation(attended, audio_key)
 

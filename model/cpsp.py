@@ -16,7 +16,7 @@ from model.settings import CPSPSettings
 
 
 class CPSPOutput(NamedTuple):
-    """What the network says of B clips of T segments and C categories."""
+    """Output of the network for B clips of T segments and C categories."""
 
     event_logits: Tensor  # [B, T]: is the segment an event?
     category_logits: Tensor  # [B, C]: of which category is the clip's event?

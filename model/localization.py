@@ -1,7 +1,8 @@
-"""From what a network says of a clip to a category for each of its segments: where in the clip is the event?
+"""From a network's output to a category for each segment: where in the clip is the event?
 
-A network that learned from segment labels says so itself. One that learned from clip labels does not, so it must be
-read off something: `RULES` has several ways; none of them, nor what chooses its threshold, sees a segment label.
+A network that learned from segment labels predicts that itself. One that learned from clip labels does not, so one of
+`RULES` reads it off the network's scores or activations. Neither a rule nor the choice of its threshold sees a segment
+label.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ _CATEGORY = "background where the class activation of the clip's category"
 # What `eval.localize` may say. "authors" is the network's own `predict`, which has no threshold.
 RULES: dict[RuleName, Rule] = {
     "authors": Rule("the network's own"),
-    # CMBS trains its gate through the strongest segment alone; it may say nothing of the others.
+    # CMBS trains its gate through the strongest segment alone, so the gate of the other segments may mean nothing.
     "gate": Rule("background where the gate is not above {threshold:.4g}", score="gate", limits=(0.0, 1.0)),
     "activation": Rule(f"{_CATEGORY} is not above {{threshold:.4g}}", activations=("fused",)),
     "background": Rule(

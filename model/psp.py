@@ -21,7 +21,7 @@ from model.temporal import AudioVisualLSTM
 
 
 class SupervisedPSPOutput(NamedTuple):
-    """What the supervised network says of B clips of T segments; the last of the C+1 columns is background."""
+    """Output of the supervised network for B clips of T segments; the last of the C+1 columns is background."""
 
     segment_logits: Tensor  # [B, T, C+1]
     similarity: Tensor  # [B, T] in [-1, 1]: cosine of a segment's picture and audio
@@ -29,7 +29,7 @@ class SupervisedPSPOutput(NamedTuple):
 
 
 class WeakPSPOutput(NamedTuple):
-    """What the weakly supervised network says of B clips; the last of the C+1 columns is background."""
+    """Output of the weakly supervised network for B clips; the last of the C+1 columns is background."""
 
     segment_logits: Tensor  # [B, T, C+1], times the segment's weight
     category_probs: Tensor  # [B, C+1]: softmax of their mean over the segments

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class CrossModalRelation(nn.Module):
-    """One modality asks (query [B, T, in]), the other answers (memory [B, T, d]) -> [B, T, d].
+    """One modality (query [B, T, in]) attends to the other (memory [B, T, d]) and itself -> [B, T, d].
 
     q' = Linear(q); memory = [k ; q'] along time; h = LN1(q' + drop(MHA(q', memory)));
     out = LN2(h + drop(W2 drop(relu(W1 h)))).

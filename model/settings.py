@@ -47,7 +47,7 @@ class NetworkSettings(Settings):
 
     @property
     def variant(self) -> str:
-        """Which of several networks of its name this is, in words behind that name; "" where there is one only."""
+        """Which variant of the network these settings make, in words that follow its name; "" if there is one only."""
         return ""
 
 

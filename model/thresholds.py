@@ -17,7 +17,7 @@ def otsu_threshold(scores: Tensor) -> float:
 
 
 def likely_threshold(scores: Tensor) -> float:
-    """The same for groups of unlike size: the threshold under which the scores are likeliest.
+    """The maximum-likelihood threshold, which suits two groups of unlike size better than Otsu's.
 
     The scores are taken for draws from two normal distributions of one variance w and of shares p and 1 - p. Among
     all midpoints of neighbouring scores, the one with the least log w - 2 (p log p + (1 - p) log(1 - p)), where p is

@@ -18,7 +18,7 @@ from utils.config.settings import KEYS, MAINS, PATHS, Config, declaration, file_
 
 
 class Options(NamedTuple):
-    """What a command line says besides settings."""
+    """The part of a command line that isn't settings."""
 
     gpu: str | None  # "cpu", a GPU's number, several with commas; None: the first GPU if there is one
     resume: str | None  # a checkpoint, or "last"
@@ -131,7 +131,7 @@ def _key_and_value(text: str) -> tuple[str, str]:
 
 
 def _changes(flag: str, name: str, text: str) -> dict[str, Any]:
-    """What a flag says of the config: key -> value, with the keys' names of now."""
+    """The config keys that a flag sets, by their present names, and their values."""
     changes = flat(without_removed(renamed(_nested(name, _value(name, text)), flag), flag))
     return {key: _in_config(value) if key in PATHS else value for key, value in changes.items()}
 

@@ -1,4 +1,4 @@
-"""What the declaration of a config key says besides its type, range, default and sentence, and how it is found.
+"""Declarations of config keys: their options besides type, range, default and description, and how to find them.
 
 A key is declared once, as a field of a section's class in `utils.config.settings` or `model.settings`. Its flag, the
 lists of keys that may differ between runs, and `configs/README.md` come from there.
@@ -22,7 +22,7 @@ MayDiffer = Literal["no", "going on", "always"]
 
 @dataclass(frozen=True)
 class Key:
-    """Stands in a field's `Annotated`. A key whose declaration has none is as its owner, or `Key()`."""
+    """Options of a config key, in its field's `Annotated`; a key without has those of its section, or `Key()`."""
 
     flags: tuple[str, ...] = ()  # of the two mains; the last is its name in messages
     may_differ: MayDiffer = "no"
@@ -39,7 +39,7 @@ class Declared(NamedTuple):
 
 
 def declared(section: type[BaseModel], prefix: str = "", owner: Key = Key()) -> Iterator[Declared]:
-    """The keys of a settings class, those of its nested classes after the key that holds them, their `owner`."""
+    """The keys of a settings class; those of a nested class come after the key that holds it, their `owner`."""
     for name, field in section.model_fields.items():
         key = next((item for item in field.metadata if isinstance(item, Key)), replace(owner, flags=(), weak=None))
         yield Declared(prefix + name, field, key)

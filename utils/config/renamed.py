@@ -35,7 +35,7 @@ MOVED = {
 
 
 def renamed(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """The sections of a config, or a study, with the keys' names of now.
+    """The sections of a config, or a study, with the keys' present names.
 
     `eval.gate_threshold` also chose the localization rule: given alone, that of the gate. Raises UserError, which
     names `source`, where a key stands there under both names, or an old one contradicts what stands beside it.
@@ -77,7 +77,7 @@ def without_removed(values: dict[str, Any], source: str | None) -> dict[str, Any
 
 
 def moved(path: Path) -> Path:
-    """The file now of a config that isn't where `path` says because it was moved within `configs`; else `path`."""
+    """The present path of a config that was moved within `configs`; `path` itself for any other."""
     for old, new in MOVED.items():
         parts = Path(old).parts
         folder = Path(*path.parts[: -len(parts)])
@@ -87,7 +87,7 @@ def moved(path: Path) -> Path:
 
 
 def with_old_name(folder: Path) -> Path:
-    """The folder of a study's row, where there is none yet the one of the row's old name if that is there."""
+    """The folder of a study's row; where it doesn't exist, the folder of the row's old name if that does."""
     old = folder.with_name(folder.name.replace("localization-", "reading-", 1))
     return old if old.exists() and not folder.exists() else folder
 

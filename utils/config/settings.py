@@ -250,7 +250,7 @@ PATHS = {name for name, field, _ in KEYS.values() if _is_path(field)}
 
 
 def declaration(name: str) -> Key:
-    """How a key is declared. One that isn't, such as a network's or that of an object's entry, is as its owner."""
+    """How a key is declared; one without a declaration, such as a network's, has that of the key that holds it."""
     while name and name not in KEYS:
         name = name.rpartition(".")[0]
     return KEYS[name].key if name else Key()

@@ -23,13 +23,11 @@ from utils.base.errors import UserError
 from utils.base.text import read_json
 
 FILE = "run.json"
-
-
 _PACKAGES = ("torch", "numpy", "h5py", "pydantic", "tensorboard", "tqdm")
 
 
 def this_start(command: list[str], device: torch.device) -> dict[str, Any]:
-    """Who is computing what, where and with which code: an entry of "starts"."""
+    """When, where and with which command, packages and code this process computes: an entry of "starts"."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(command),

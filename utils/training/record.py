@@ -36,7 +36,7 @@ def log_to_terminal() -> None:
 
 
 def _say_thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Say nothing of TensorBoard's writing thread: what stops it is raised again where the next number is written."""
+    """Report a failed thread but TensorBoard's writer: its error is raised again when the next number is written."""
     if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard.")):
         threading.__excepthook__(failure)
 

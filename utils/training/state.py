@@ -181,7 +181,7 @@ def _epoch_in(path: Path) -> int | None:
 
 
 def _check_alike(own: Any, saved: Any, where: str) -> None:
-    """Raise ValueError where a saved state has another type or size than a state of this run: nobody else looks.
+    """Raise ValueError where a saved state has another type or size than a state of this run: torch doesn't look.
 
     Entries that only one of them has are another version of torch's, and a list of nothing is like any other.
     """
