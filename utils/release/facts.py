@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dataset import files
-from model import build_model
 from utils.base.checkpoint import Checkpoint
 from utils.base.errors import UserError
 from utils.base.text import require_file
@@ -38,7 +35,7 @@ def facts_of(run: Path, protocol: str, license: str) -> tuple[dict[str, Any], di
     checkpoint = Checkpoint.load(run / name)
     if not checkpoint.ours:
         raise UserError(f"{run / name}: is not a checkpoint of a run of this project, so nothing is known of it")
-    network_of(checkpoint)  # the weights are whole, and those of the network that the config names
+    network, _ = network_of(checkpoint)  # its weights are whole, and those of the network that the config names
     config = config_of(checkpoint)
     folders = evaluations_of(run, name, checkpoint.epoch)
     if not folders:
@@ -50,7 +47,7 @@ def facts_of(run: Path, protocol: str, license: str) -> tuple[dict[str, Any], di
     starts = provenance.read(run).get("starts", [])
     facts = {
         "model": config.model.name,
-        "parameters": _parameters(config),
+        "parameters": sum(p.numel() for p in network.parameters()),
         "supervision": config.supervision,
         "label_regime": config.label_regime,
         "epoch": checkpoint.epoch,
@@ -79,11 +76,6 @@ def _fits_videos(checkpoint: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def _parameters(config: Config) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in build_model(config.model).parameters())
 
 
 def _result(folder: Path) -> dict[str, Any]:
