@@ -2,7 +2,7 @@
 # Run all tests. Arguments go to pytest, e.g. `bash tests/run.sh -k golden`; paths are relative to the project's folder.
 . "$(dirname "$(readlink -f "$0")")/../utils/env.sh"
 use_python requirements.txt requirements-video.txt tests/requirements.txt
-cd "$PROJECT"
+cd "$PROJECT" || exit
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -c "from importlinter.cli import lint_imports_command; lint_imports_command()" --no-logo --no-cache

@@ -6,7 +6,7 @@
 # For a machine that may be thrown away, as root on Debian (slurm-wlm and munge are installed): bash tests/slurm.sh [FOLDER]
 . "$(dirname "$(readlink -f "$0")")/../utils/env.sh"
 use_python requirements.txt tests/requirements.txt
-cd "$PROJECT"
+cd "$PROJECT" || exit
 folder=${1:-$(mktemp -d)}
 mkdir -p "$folder"
 export OMP_NUM_THREADS=1 SLURM_CONF=$folder/slurm.conf
