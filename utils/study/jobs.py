@@ -24,7 +24,6 @@ from utils.base.locks import try_hold
 from utils.base.paths import ROOT
 from utils.base.signals import on_stop
 from utils.base.text import read_text
-from utils.config.settings import MAINS
 from utils.study.job_record import Record, read_record, write_record
 from utils.study.runs import Run
 
@@ -124,7 +123,7 @@ def commands(run: Run, gpu: str | None) -> list[list[str]]:
     # As it is, if it is the same: an evaluation that is younger than its settings stands.
     if not run.settings.is_file() or read_text(run.settings) != settings:
         write_text(run.settings, settings)
-    base = [sys.executable, str(ROOT / MAINS[run.config.supervision]), "--config", str(run.settings)]
+    base = [sys.executable, str(ROOT / run.main), "--config", str(run.settings)]
     base += [] if gpu is None else ["--gpu", gpu]
     if run.source is None and not run.folder.exists():
         return [base]
