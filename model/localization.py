@@ -108,6 +108,17 @@ RULES: dict[RuleName, Rule] = {
         chosen_by="the likeliest split into two normal distributions",
         limits=(0.0, 1.0),
     ),
+    # For networks whose loss takes logits (`model.quirks.probs_as_logits` off): they grow so far apart that the odds of
+    # all three agree in little more than the best segment.
+    "contiguous_fused": Rule(
+        "background before the first and after the last segment where the odds of the clip's category against "
+        "background are above {threshold:.4g} of its highest in the clip",
+        activations=("fused",),
+        of_activations=_unbroken_odds,
+        choose=likely_threshold,
+        chosen_by="the likeliest split into two normal distributions",
+        limits=(0.0, 1.0),
+    ),
 }
 
 

@@ -21,7 +21,9 @@ Width = Annotated[int, Field(gt=0, le=2**14)]
 Strength = Annotated[float, Field(ge=0, le=1e6)]
 
 # The localization rules; what they compute stands in `model.localization`.
-RuleName = Literal["authors", "gate", "activation", "background", "relative", "combined", "contiguous"]
+RuleName = Literal[
+    "authors", "gate", "activation", "background", "relative", "combined", "contiguous", "contiguous_fused"
+]
 
 
 class Settings(BaseModel):

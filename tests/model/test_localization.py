@@ -62,6 +62,8 @@ CLIP = made_output([[9.0, 8.0, 0.0], [9.0, 5.0, 0.0], [9.0, 4.0, 1.0], [9.0, 1.0
         ("combined", -2.1, [1, 1, 1, 0]),
         ("contiguous", 0.36, [0, 1, 0, 0]),
         ("contiguous", 0.355, [1, 1, 0, 0]),
+        ("contiguous_fused", 0.04, [1, 1, 0, 0]),
+        ("contiguous_fused", 0.05, [1, 0, 0, 0]),
     ],
 )
 def test_what_a_rule_calls_an_event(localize, threshold, events):
