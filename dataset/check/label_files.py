@@ -1,4 +1,4 @@
-"""Whether the label files of a data folder are one-hot, and say what the others and `Annotations.txt` say."""
+"""Whether the label files of a data folder are one-hot, and agree with each other and with `Annotations.txt`."""
 
 from __future__ import annotations
 

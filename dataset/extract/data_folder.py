@@ -73,7 +73,7 @@ def extract(
 def _extract_clips(
     root: Path, store: ClipStore, plan: Plan, gpu: str | None, batch: int | None, workers: int
 ) -> dict[str, str]:
-    """Store the features of each video that aren't there yet; the videos that can't be read, with the reason."""
+    """Store the features of each video that isn't stored yet; return the videos that can't be read, with the reason."""
     remaining = {id: path for id, path in plan.videos.items() if not store.holds(id, path)}
     print(f"{len(plan.videos)} videos, {len(plan.videos) - len(remaining)} of them done before")
     broken: dict[str, str] = {}
@@ -121,7 +121,7 @@ _WITHOUT_LABELS = "there are no labels: training and evaluation need --annotatio
 
 
 def _made_with(store: ClipStore, plan: Plan, root: Path) -> dict[str, Any]:
-    """What made all clips' features. Raises UserError where it wasn't the same."""
+    """What made the features of all clips. Raises UserError where they were made in different ways."""
     first, *others = (store.made_with(id) for id in [*plan.rows, *plan.background])
     if any(other != first for other in others):
         raise UserError(f"{root / CLIPS}: holds features made with different weights or packages; remove it")
@@ -178,7 +178,7 @@ def write_features_of(rows: Sequence[str], store: ClipStore, paths: tuple[Path, 
 
 
 def _write_splits(root: Path, rows: Sequence[str]) -> None:
-    """A random split by video, so that no video is on two sides; one that is there already stays."""
+    """Write a random split by video, so that no video is in two splits; keep a split that is there already."""
     paths = {split: root / files.order_file(split) for split in files.SPLITS}
     if any(path.exists() for path in paths.values()):
         print(f"{root}: keeps its train, val and test rows; remove the three *_order.h5 for new ones")

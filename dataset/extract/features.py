@@ -22,7 +22,7 @@ _CPU_BATCH = 8  # frames whose activations stay near the processor; larger batch
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Which feature networks, with which weights.
+    """Which feature networks to use, with which weights.
 
     visual: "vgg19" or "timm/NAME". visual_weights: "pretrained", "generated" or, of VGG-19, a file. vggish: the same
     (see `dataset.extract.vggish`). precision: of the visual backbone, a key of `DTYPES`; VGGish has float32.
@@ -35,7 +35,7 @@ class Recipe:
 
 
 class Features(NamedTuple):
-    """Of one clip of T segments: visual float32 [T, h, w, D], audio float32 [T, 128]."""
+    """The features of one clip of T segments: visual float32 [T, h, w, D], audio float32 [T, 128]."""
 
     visual: np.ndarray
     audio: np.ndarray
@@ -88,7 +88,7 @@ class FeatureExtractor:
         return Features(self.visual_of(clip), self.audio_of(clip))
 
     def visual_of(self, clip: Clip) -> np.ndarray:
-        """[T, h, w, D]: of each segment, the mean over its frames."""
+        """Visual features [T, h, w, D]: of each segment, the mean over its frames."""
         by_frame = self._by_frame(clip.frames)
         # One segment at a time: all T x 16 frames in float64 would be 30 MB a second of video.
         means = [by_frame[frames_of_second].mean(0, dtype=np.float64) for frames_of_second in clip.index]
@@ -96,7 +96,7 @@ class FeatureExtractor:
 
     @torch.inference_mode()
     def audio_of(self, clip: Clip) -> np.ndarray:
-        """[T, 128]: VGGish of each segment."""
+        """Audio features [T, 128]: VGGish's of each segment."""
         # T seconds hold T examples of 0.96 s and, from 25 s on, some more, which belong to no segment.
         examples = vggish.log_mel_examples(clip.waveform)[: len(clip.index)]
         return self.vggish(torch.from_numpy(examples).to(self.device)).cpu().numpy()

@@ -14,7 +14,7 @@ BACKGROUND = "background"  # the category, in any case, of a line that says that
 
 
 class Plan(NamedTuple):
-    """What to extract, and in which order it is written.
+    """Which videos to extract, and in which order their clips are written.
 
     videos: each video by its id. lines: the annotation line of each row; None without annotations, where the rows are
     the videos. background: ids of the background-only clips, which go to files of their own.
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
         return list(self.videos) if self.lines is None else [line.id for line in self.lines]
 
     def without(self, broken: dict[str, str]) -> Plan:
-        """The same without videos that can't be read. Raises UserError where nothing, or no background, is left."""
+        """The plan without videos that can't be read. Raises UserError where no clip, or no background clip, is left."""
         kept = Plan(
             {id: path for id, path in self.videos.items() if id not in broken},
             None if self.lines is None else [line for line in self.lines if line.id not in broken],

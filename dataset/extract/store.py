@@ -28,7 +28,7 @@ class ClipStore:
         self._made_so = [seconds, *dataclasses.astuple(recipe), decoding.made_with()]
 
     def holds(self, id: str, video: Path) -> bool:
-        """Whether this clip was made from this very video in this very way."""
+        """Whether the stored clip was made from this video, unchanged since, with this recipe and these packages."""
         try:
             with np.load(self._path(id)) as stored:
                 return str(stored["origin"]) == self._origin(video)

@@ -1,4 +1,4 @@
-"""Any visual backbone of the package timm: the grid of its last stage, of frames as its own transform gives them."""
+"""Any visual backbone of the package timm: frames through its own transform -> the grid of its last stage."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def load_vggish(weights: str | os.PathLike = PRETRAINED, device: torch.device | 
 
 
 def made_with(network: VGGish) -> dict[str, Any]:
-    """Which of the kinds of VGGish features that are about these are."""
+    """Which kind of VGGish features these are: several kinds are in use."""
     return {
         "network": "vggish",
         "sha256": sha256_of(network),

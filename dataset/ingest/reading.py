@@ -1,4 +1,4 @@
-"""What a file of one clip holds: `.npy`, `.npz`, `.pkl`, `.zip` with one `.pkl`, `.pt`. No file's code is run."""
+"""Reading the file of a clip: `.npy`, `.npz`, `.pkl`, `.zip` with one `.pkl`, or `.pt`. Code in a file is never run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def state_of(path: Path) -> State:
 
 
 def read_content(path: Path) -> Any:
-    """What a file of one clip holds: an array, a nested list of numbers, or a dict of such.
+    """The content of the file of a clip: an array, a nested list of numbers, or a dict of these.
 
     Raises UserError that names the file: code in it, damaged, too large, several files in a zip.
     """
@@ -88,7 +88,7 @@ def _zipped_pickle(content: bytes) -> Any:
 
 
 def _members(content: bytes, ending: str) -> dict[str, bytes]:
-    """The files in a zip whose names end so. No more is unpacked than LIMIT."""
+    """The files in a zip whose names have this ending. Unpacks at most LIMIT bytes."""
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         wanted = [
             info for info in file.infolist() if info.filename.endswith(ending) and "__MACOSX" not in info.filename
@@ -183,7 +183,7 @@ def _stacked(value: Any) -> np.ndarray:
 
 
 def _require_lengths(value: Any, shape: list[int]) -> None:
-    """Raise ValueError unless nested lists have these lengths; NumPy would look at every item of what has others."""
+    """Raise ValueError unless nested lists have these lengths, before NumPy looks at every one of their items."""
     if not shape:
         if isinstance(value, list | tuple):
             raise ValueError("lists of different lengths")

@@ -1,4 +1,4 @@
-"""A clip's arrays as its files have them -> as a data folder has them: channels last, of one length, finite."""
+"""A clip's arrays, from the form of its files to that of a data folder: channels last, of one length, finite."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def visual_of(array: np.ndarray, grid: Grid | None = None) -> np.ndarray:
 
 
 def _grid_of(cells: int, grid: Grid | None) -> Grid | None:
-    """The grid of so many cells; None where they make none."""
+    """Height and width of a grid of so many cells: `grid`, or a square; None where that has another number of cells."""
     if grid is not None:
         return grid if math.prod(grid) == cells else None
     side = math.isqrt(cells)
@@ -63,7 +63,7 @@ def fitted(audio: np.ndarray, segments: int) -> np.ndarray:
 
 
 def stored(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Features in the type in which they are stored. Raises Refused for what isn't finite, before or then."""
+    """Features in the type in which they are stored. Raises Refused for a value that isn't finite, there or in the file."""
     with np.errstate(over="ignore", invalid="ignore"):  # looked for next
         values = np.ascontiguousarray(array, dtype)
     if not np.isfinite(values).all():

@@ -1,4 +1,4 @@
-"""The clips of a data set, from its table: which there are, of which split and category, and when their event is."""
+"""The clips of a data set, from its table: ids, splits, categories, and times of events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAPPING = ("class_id", "class_name")  # columns of a names file that is a table
 
 
 class Names:
-    """The categories of a data set: how its table calls each, its index, and its name as a data folder can hold it.
+    """The categories of a data set: the name of each in the table, its index, and its name in the data folder.
 
     Without a file they are numbered as `index` is asked for them: by first appearance in the table.
     """
@@ -68,7 +68,7 @@ class Names:
 
 
 class Clip(NamedTuple):
-    """A line of the table: the clip's id, split and category index, and when its event is, in seconds, where told."""
+    """A line of the table: the clip's id, split, category index, and times of its event (seconds) if there are any."""
 
     id: str
     split: str
@@ -104,7 +104,7 @@ def read_clips(table: Path, form: Form, names: Names) -> list[Clip]:
 
 
 def _rows(table: Path, form: Form) -> Iterator[tuple[str, str, list[str]]]:
-    """(where, split, [id, category, start, end]) of each line; without the times where the form has none."""
+    """(file and line, split, [id, category, start, end]) of each line; without the times where the form has none."""
     columns = [form.id, form.category, *(name for name in (form.start, form.end) if name is not None)]
     if table.is_dir():
         for split in files.SPLITS:
@@ -126,7 +126,7 @@ def _event(times: list[str], where: str) -> tuple[float, float]:
 
 
 def read_table(path: Path, columns: list[str] | tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
-    """Of each line of a CSV where it stands and the fields of some columns, without spaces around them.
+    """(file and line, fields) of each line of a CSV: the fields of some columns, without spaces around them.
 
     Raises UserError where a column is missing, a line has another number of fields than the first, or a field is empty.
     """
