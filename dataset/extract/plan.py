@@ -30,7 +30,7 @@ class Plan(NamedTuple):
         return list(self.videos) if self.lines is None else [line.id for line in self.lines]
 
     def without(self, broken: dict[str, str]) -> Plan:
-        """The plan without videos that can't be read. Raises UserError where no clip, or no background clip, is left."""
+        """The plan without videos that can't be read. Raises UserError where no clip or no background clip is left."""
         kept = Plan(
             {id: path for id, path in self.videos.items() if id not in broken},
             None if self.lines is None else [line for line in self.lines if line.id not in broken],

@@ -73,8 +73,8 @@ class Journal:
         if self.layout is None:
             if changed := [key for key in self.plan if entry["plan"].get(key) != self.plan[key]]:
                 raise UserError(
-                    f"{self.path.parent}: what was begun there differs in {', '.join(changed)}; give the same "
-                    f"again, or remove this folder to begin anew"
+                    f"{self.path.parent}: the ingest that was begun there differs in {', '.join(changed)}; give the "
+                    f"same flags and files again, or remove this folder to begin anew"
                 )
             visual, audio, *dtypes = entry["layout"]
             self.layout = Layout(tuple(visual), tuple(audio), *dtypes)

@@ -63,7 +63,7 @@ def fitted(audio: np.ndarray, segments: int) -> np.ndarray:
 
 
 def stored(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Features in the type in which they are stored. Raises Refused for a value that isn't finite, there or in the file."""
+    """Features in the type in which they are stored. Raises Refused for a value that is not finite in it."""
     with np.errstate(over="ignore", invalid="ignore"):  # looked for next
         values = np.ascontiguousarray(array, dtype)
     if not np.isfinite(values).all():

@@ -16,7 +16,7 @@ from utils.base.errors import UserError
 
 
 class Videos(NamedTuple):
-    """How many videos the clips of some splits come from, and which splits share some; a video may have several clips."""
+    """How many videos the clips of some splits come from, and which splits share any; a video can have many clips."""
 
     different: int
     in_both: dict[tuple[str, str], int]  # (split, split) -> number of videos that have clips in both

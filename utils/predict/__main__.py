@@ -70,7 +70,7 @@ def _check_features(checkpoint: Path, trained_on: made_with.MadeWith | None, her
     if others:
         raise UserError(
             f"{checkpoint}: learned from other features than are made here: {'; '.join(others)}; use the weights and "
-            f"packages of then (--weights, --vgg19, --vggish)"
+            f"packages that made those (--weights, --vgg19, --vggish)"
         )
     for line in last_digits:
         print(f"warning: the features may differ in their last digits from those of the training: {line}")

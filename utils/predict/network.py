@@ -72,7 +72,9 @@ def _evaluated_with(folder: Path, checkpoint: Path, epoch: int | None) -> dict[s
     """The state of the localization that an evaluation used. Raises UserError for one of another checkpoint."""
     metrics = results.read_metrics(folder)
     if "localize" not in metrics or metrics.get("supervision") == "full":
-        raise UserError(f"{folder}: is an evaluation of a supervised network, which has no such choice")
+        raise UserError(
+            f"{folder}: is an evaluation of a supervised network, which has no localization rule to take over"
+        )
     evaluated = metrics.get("checkpoint")
     if isinstance(evaluated, str):  # else by hand: nothing to compare
         is_beside = _is_same(folder.absolute().parent, folder_of(checkpoint.absolute()))  # and both may have been moved
@@ -99,7 +101,7 @@ def _check_grid(checkpoint: Checkpoint, made: list[int]) -> None:
         (height, width), (rows, columns) = shape[2:4], made[:2]
         raise UserError(
             f"{checkpoint.path}: learned from visual features on a grid of {height} x {width}, but those that are made "
-            f"of videos here have {rows} x {columns}; name the checkpoint of a network that was trained on such"
+            f"of videos here have {rows} x {columns}; name the checkpoint of a network trained on that grid"
         )
 
 
@@ -111,7 +113,7 @@ def _try(
         if getattr(settings, key) != made:
             raise UserError(
                 f"{path}: is of a network whose model.{key} is {getattr(settings, key)}, but the features that are "
-                f"made of videos here have {made}; name the checkpoint of one that was trained on such"
+                f"made of videos here have {made}; name the checkpoint of one that was trained on these"
             )
     like = next(network.parameters())
     visual, audio = (torch.zeros(1, labels.SEGMENTS, *shape).to(like) for shape in (grid, _AUDIO))
@@ -145,6 +147,6 @@ def category_names(loaded: Loaded, annotations: Path | None, data_root: Path | N
         if here != there:
             raise UserError(
                 f"{source}: numbers the categories otherwise than the checkpoint, whose category {index} is {there!r}, "
-                f"not {here!r}; the checkpoint knows their names, leave this out"
+                f"not {here!r}; the checkpoint has the categories' names, so leave this file out"
             )
     return names

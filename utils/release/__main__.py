@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     content, facts = facts_of(options.run, options.protocol, options.license)
     released.write(options.to, content | {"release": facts}, card(facts))
     print(f"released: {options.to}")
-    print(f"before you publish it, read {options.to / released.CARD}: it tells your command line, with its paths")
+    print(f"before you publish it, read {options.to / released.CARD}: it shows your command line, with its paths")
 
 
 if __name__ == "__main__":

@@ -119,9 +119,7 @@ def test_another_table_or_type_is_refused_and_what_was_done_stays(source, tmp_pa
     assert in_a_process(arguments, to, killed_at(110)) == -signal.SIGKILL
     before = content(to / make.WORK)
     assert ingest.main([*arguments, "--to", str(to), "--dtype", "float16"]) == 2
-    assert (
-        "what was begun there differs in dtype; give the same again, or remove this folder" in capsys.readouterr().err
-    )
+    assert "differs in dtype; give the same flags and files again, or remove this folder" in capsys.readouterr().err
     table = (folder / "table.csv").read_text()
     (folder / "table.csv").write_text(table.replace("Bark", "Dog").replace("train", "test"))
     assert ingest.main([*arguments, "--to", str(to)]) == 2
