@@ -125,7 +125,7 @@ def _trained(run: Run) -> Result | None:
     check_settings(run)
     whole = result.read(run.folder)
     if whole is not None:
-        if _stored_config(run.folder).train.n_epoch < run.config.train.n_epoch:
+        if whole.config["train"]["n_epoch"] < run.config.train.n_epoch:
             return None
         authors, validation = whole.protocols.authors, whole.protocols.validation
         return Result(authors.test_accuracy, validation and validation.test_accuracy, whole.seconds)
