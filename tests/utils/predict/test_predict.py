@@ -15,7 +15,7 @@ import torch
 
 pytest.importorskip("av", reason="videos need the packages of requirements-video.txt")
 
-from made_features import generated_extractor
+from made_features import ClipFeatures, generated_extractor
 from made_videos import moving_disc, steady, tone, write_video
 
 from dataset import files
@@ -38,21 +38,6 @@ from utils.predict import network as predict_network
 from utils.predict.page import write_page
 from utils.predict.timeline import Answer, clip_starts, clock, decide, events, merge, timeline_of
 from utils.predict.videos import as_json
-
-
-class ClipFeatures:
-    """Random features that depend on the clip alone, in the extractor's place."""
-
-    prepare = staticmethod(squeezed)
-
-    def __init__(self, recipe=None, *args):
-        self.clips, self.recipe = [], recipe
-        self.made_with = {"visual": {"backbone": "vgg19"}, "audio": {"final_relu": True}, "decoder": {"ffmpeg": "8"}}
-
-    def __call__(self, clip):
-        self.clips.append(clip.start)
-        rng = np.random.default_rng([clip.start, len(clip.frames)])
-        return Features(rng.random((10, 7, 7, 512), np.float32), rng.random((10, 128), np.float32) * 3)
 
 
 @pytest.fixture(scope="module")
