@@ -8,11 +8,14 @@ in one of the wrappers of `utils.base.state_dicts`, with the names of our networ
 from __future__ import annotations
 
 import argparse
+import datetime
 import io
 import logging
 import os
+import pathlib
 import pickle
 import pickletools
+import types
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -128,11 +131,18 @@ def _our_fields(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _harmless() -> list[Any]:
-    """What may lie beside weights besides what torch allows: NumPy's numbers, and the options of a command line."""
+    """What may lie beside weights besides what torch allows: NumPy's numbers and texts, options, paths, times."""
     scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
     modules = ("numpy._core.multiarray", "numpy.core.multiarray")  # of NumPy 2 and 1
-    kinds = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"
+    kinds = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"
+    # A path is of the system that it was made on, and its module has another name in some versions of Python.
+    pure = {"Posix": pathlib.PurePosixPath, "Windows": pathlib.PureWindowsPath}
+    paths = [(path, f"{kind}{system}Path") for system, path in pure.items() for kind in ("", "Pure")]
     return [
+        *((path, f"{module}.{name}") for path, name in paths for module in ("pathlib", "pathlib._local")),
+        *(datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone),
+        *(list, dict, int, float, str, frozenset, types.SimpleNamespace),
+        (lambda *default: {}, "collections.defaultdict"),  # torch fills no other mapping than a dict
         *((scalar, f"{module}.scalar") for module in modules),
         *((array, f"{module}._reconstruct") for module in modules),
         np.ndarray,
@@ -183,6 +193,10 @@ def _why_unreadable(path: Path, size: int, head: bytes, error: Exception) -> str
         return "is an HTML page, not a checkpoint (Google Drive's quota page?); download it again"
     if isinstance(error, pickle.UnpicklingError) and (code := _code_in(path, error)):
         return f"holds code ({code}), which is not run; ask its author for a file with tensors only"
+    if "Unsupported operand" in str(error) and head.startswith((b"pk", b"\x80")):  # else it is no pickle at all
+        return (
+            "is pickled in a way that torch.save doesn't use by itself; load it, and torch.save its weights once more"
+        )
     if "TorchScript" in str(error):
         return "is a TorchScript archive, not a checkpoint; ask its author for the state_dict"
     if head.startswith(b"pk") and not _has_end(path):
@@ -202,8 +216,11 @@ def _has_end(path: Path) -> bool:
 
 def _short(error: Exception) -> str:
     """What an error says, without torch's advice to load the file unsafely."""
-    text = str(error).partition("\n")[0]
+    text = (str(error).partition("WeightsUnpickler error: ")[2] or str(error)).partition("\n")[0]
     return f"{type(error).__name__}: {text[:100]}" if text else type(error).__name__
+
+
+_OF_WEIGHTS = ("collections.OrderedDict", "torch.", "numpy.")  # names of what is no code
 
 
 def _code_in(path: Path, error: Exception) -> str:
@@ -214,12 +231,15 @@ def _code_in(path: Path, error: Exception) -> str:
     strings: list[str] = []
     try:
         for operation, argument, _ in pickletools.genops(_pickle_of(path)):  # reads, and runs nothing
+            name = ""
             if operation.name in ("GLOBAL", "INST"):
-                return argument.replace(" ", ".")
-            if operation.name == "STACK_GLOBAL":
-                return ".".join(strings[-2:])
-            if isinstance(argument, str):
+                name = argument.replace(" ", ".")
+            elif operation.name == "STACK_GLOBAL":
+                name = ".".join(strings[-2:])
+            elif isinstance(argument, str):
                 strings.append(argument)
+            if name and not name.startswith(_OF_WEIGHTS):
+                return name
     except Exception:  # a damaged pickle
         return ""
     return ""

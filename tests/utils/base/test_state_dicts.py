@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import collections
+import datetime
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -27,7 +30,13 @@ KEPT = {
     "beside an epoch": {**WEIGHTS, "epoch": 3},
     "beside NumPy's numbers": {**WEIGHTS, "accuracy": np.float64(79.3), "best": np.True_, "curve": np.arange(3.0)},
     "beside a tensor of one number": {"state_dict": {**WEIGHTS, "accuracy": torch.tensor(79.3)}},
-    "beside a command line": {"state_dict": WEIGHTS, "args": argparse.Namespace(lr=1e-3, gpus=[0, 1])},
+    "beside a command line": {"state_dict": WEIGHTS, "args": argparse.Namespace(lr=1e-3, gpus=[0, 1], to=Path("/x"))},
+    "beside texts, times and logs": {
+        "state_dict": WEIGHTS,
+        "name": np.str_("best"), "names": np.array(["a"]),
+        "begun": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "took": datetime.timedelta(1),
+        "log": collections.defaultdict(list, {"loss": [0.5]}), "from": PureWindowsPath("c:/x"),
+    },
     "DataParallel": prefixed("module."),
     "compiled": prefixed("_orig_mod."),
     "compiled in DataParallel": prefixed("module._orig_mod."),
@@ -80,6 +89,13 @@ ODD = {
 def test_what_cannot_be_read_is_named(kept, words, tmp_path):
     torch.save(kept(), tmp_path / "x.pth")
     with pytest.raises(UserError, match=words):
+        Checkpoint.load(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 4, 5])
+def test_another_protocol_is_not_called_code(protocol, tmp_path):
+    torch.save(WEIGHTS, tmp_path / "x.pth", pickle_protocol=protocol)
+    with pytest.raises(UserError, match=r"torch\.save its weights once more"):
         Checkpoint.load(tmp_path / "x.pth")
 
 
