@@ -35,7 +35,7 @@ from utils.config.settings import SUPERVISED, WEAK
 from utils.study.runs import TABLES
 
 SECONDS = 120  # that no command may take, on however busy a machine
-HAS_VIDEOS = all(importlib.util.find_spec(package) for package in ("av", "keras"))
+HAS_VIDEOS = importlib.util.find_spec("av") is not None
 
 
 class Command(NamedTuple):
@@ -99,7 +99,7 @@ def _going_on(network: str) -> Command:
 
 
 def _study(name: str) -> Command:
-    return Command("utils.study", f"{name}.json {MAIN}", (f"{name}.json", f"{SUPERVISED}.json", "data"), name, table)
+    return Command("utils.study", f"{name}.json {MAIN} --cluster debug", (f"{name}.json", f"{SUPERVISED}.json", "data"), name, table)
 
 
 STUDY = _study("study")
@@ -205,7 +205,7 @@ class World:
     """What a command reads, as good as new for each draw."""
 
     def __init__(self, folder: Path, tiny_data: Path) -> None:
-        self.path, self.good = folder / "world", folder / "good"
+        self.path, self.good = folder / "odd $x^2$ | \\ 'é' #%20&", folder / "good"
         shutil.copytree(tiny_data, self.good / "data")
         for name, network in NETWORKS.items():
             model = {"name": name, **TINY_MODEL} | ({"grid": [2, 2]} if "grid" in network.settings.model_fields else {})
@@ -293,7 +293,7 @@ def quick_world(folder: Path, tiny_data: Path) -> Iterator[World]:
         patch.setattr("utils.report.figures.save", lambda metrics, folder: None)
         patch.setattr("dataset.stats.figure.save_figure", lambda statistics, path: write_text(path, "figure"))
         fake = types.SimpleNamespace(Popen=StudyProcess, STDOUT=subprocess.STDOUT)
-        patch.setattr("utils.study.pool.subprocess", fake)
+        patch.setattr("utils.study.jobs.subprocess", fake)
         if HAS_VIDEOS:
             from made_features import ClipFeatures
 

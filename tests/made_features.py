@@ -26,7 +26,8 @@ class ClipFeatures:
 
     def __init__(self, recipe: Recipe | None = None, *args: object) -> None:
         self.clips, self.recipe = [], recipe
-        self.made_with = {"visual": {"backbone": "vgg19"}, "audio": {"final_relu": True}, "decoder": {"ffmpeg": "8"}}
+        visual = {"backbone": "vgg19", "grid": [7, 7, 512]}
+        self.made_with = {"visual": visual, "audio": {"final_relu": True}, "decoder": {"ffmpeg": "8"}}
 
     def __call__(self, clip: Clip) -> Features:
         self.clips.append(clip.start)

@@ -435,6 +435,14 @@ def in_the_way(name: str) -> Callable[[World], object]:
     return lambda world: world.path(name).write_text("mine")
 
 
+def pipe(name: str) -> Callable[[World], object]:
+    def prepare(world: World) -> None:
+        world.path(name).parent.mkdir()
+        os.mkfifo(world.path(name))
+
+    return prepare
+
+
 case("folder: a file", in_the_way("run"), "run: could not be written", "file of that name")
 case("folder: under a file", in_the_way("file"), "a part of the path is a file", flags="--snapshot_pref {file/run}")
 case("folder: holds a run", last, "holds a run already (1 epochs)", "--resume last", "--snapshot_pref")
@@ -448,6 +456,8 @@ case(
     lambda w: (last(w).unlink(), w.path("run/best.pth.tar").unlink()),
     "best-val.pth.tar", "would be overwritten",
 )  # fmt: skip
+case("folder: its log is a pipe", pipe("run/log.txt"), "log.txt: is in the way")
+case("folder: its name isn't UTF-8", nothing, "caf\\udce9: its name isn't UTF-8", flags="--snapshot_pref {caf\udce9}")
 case("folder: of the kernel", nothing, "/proc/run: could not be written", flags="--snapshot_pref /proc/run")
 case(
     "output: a file", lambda w: (last(w), in_the_way("out")(w)), "out: could not be", flags="--evaluate --output {out}"

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from dataset.stats.counts import FolderStatistics
 from dataset.stats.table import TRIVIAL_PREDICTORS
 from utils.base.atomic import atomic_path, make_folder
+from utils.base.figures import any_script, label
 
 # Okabe and Ito's palette: told apart with every common colour blindness, and in grey by their order.
 COLOURS = {"train": "#0072B2", "val": "#E69F00", "test": "#009E73"}
@@ -23,7 +24,7 @@ def save_figure(statistics: FolderStatistics, path: str | os.PathLike) -> None:
     """Draw the figure as a PNG at `path`. Raises UserError where that can't be written."""
     figure = _draw(statistics)
     make_folder(Path(path).parent)
-    with atomic_path(path) as part:
+    with atomic_path(path) as part, any_script():
         figure.savefig(part, format="png", dpi=150)
 
 
@@ -37,7 +38,9 @@ def _draw(statistics: FolderStatistics) -> Figure:
     order = np.argsort(sum(statistics.clips_by_category(split) for split in statistics.segment_labels), kind="stable")
     _category_bars(clips_axes, statistics, order, statistics.clips_by_category)
     clips_axes.set_xlabel("clips")
-    clips_axes.set_yticks(range(count), [statistics.categories[i] for i in order], fontsize=9 if count <= 50 else 6)
+    clips_axes.set_yticks(
+        range(count), [label(statistics.categories[i]) for i in order], fontsize=9 if count <= 50 else 6
+    )
     clips_axes.legend(loc="lower right", frameon=False)
     _category_bars(seconds_axes, statistics, order, statistics.event_seconds_by_category)
     seconds_axes.set_xlabel("event seconds")
@@ -50,7 +53,8 @@ def _draw(statistics: FolderStatistics) -> Figure:
     for axes in (clips_axes, seconds_axes, lengths_axes, share_axes, trivial_axes):
         axes.spines[["top", "right"]].set_visible(False)
     clips = sum(map(len, statistics.segment_labels.values()))
-    figure.suptitle(f"{statistics.root}: {clips} clips of {statistics.segments} s, {count} categories", fontsize=14)
+    root = label(str(statistics.root), longest=60)
+    figure.suptitle(f"{root}: {clips} clips of {statistics.segments} s, {count} categories", fontsize=14)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -104,6 +105,15 @@ def test_the_command_prints_and_draws_what_is_there(folder, capsys, missing):
     with Image.open(folder / "statistics.png") as figure:
         assert min(figure.size) > 1000
         assert len(figure.convert("RGB").getcolors(10**7)) > 20  # something is drawn
+
+
+def test_odd_names_are_drawn_as_they_are(folder, recwarn):
+    annotations = folder / files.ANNOTATIONS
+    annotations.write_text(annotations.read_text().replace("Bark", "$\\frac{$ 吠 \x1b[31m"))
+    odd = shutil.copytree(folder, folder / os.fsdecode(b"a $x^2$ caf\xe9"))
+    assert stats_command.main(["--root", str(odd)]) == 0
+    assert (odd / "statistics.png").exists()
+    assert not recwarn.list
 
 
 def test_a_folder_that_cannot_be_written_is_named(folder, capsys):

@@ -31,6 +31,13 @@ def make_folder(path: str | os.PathLike) -> Path:
     return path
 
 
+def require_no_obstacle(path: str | os.PathLike) -> None:
+    """Raise UserError where a file is to be written, and a folder, a pipe or a device stands in its place."""
+    with writing(path):
+        if os.path.lexists(path) and not os.path.isfile(path):
+            raise UserError(f"{path}: is in the way of the file that is to be written there; move it")
+
+
 def require_free_space(
     folder: str | os.PathLike, size: int, fix: str = "free some space or choose another folder"
 ) -> None:
@@ -165,9 +172,9 @@ def inside(folder: str | os.PathLike, name: str) -> Path:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file atomically (UTF-8)."""
+    """Write a text file atomically (UTF-8). Half characters of file names become `\\udce9` as in JSON."""
     with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -52,6 +52,8 @@ _FIXES = {
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
     errno.EEXIST: "a file of that name is in the way: move it or choose another folder",
     errno.EISDIR: "a folder of that name is in the way: move it or choose another name",
+    errno.EMFILE: "too many files are open (ulimit -n): raise the limit",
+    errno.ENFILE: "too many files are open on this machine: end other programs",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
@@ -66,7 +68,8 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
     """Wrap a command-line `main` so that it returns the exit codes that this project promises.
 
     0 done; 2 the user must change something (one line on stderr); 130 interrupted; 141, without a word, where
-    nobody reads its output any more and it ended for that. Anything else that escapes is a bug and keeps its
+    nobody reads its output any more and it ended for that. What the operating system refuses at a place that didn't
+    expect it is 2 as well. Anything else that escapes is a bug and keeps its
     traceback.
     """
 
@@ -90,12 +93,10 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
                 code, said = EXIT_USER_ERROR, _OUT_OF_MEMORY
             except OutputLost:
                 code = EXIT_CLOSED_PIPE
-            except PermissionError as error:
-                if error.filename is None:
+            except OSError as error:  # of the surroundings, at a place where nobody expected it
+                if error.errno is None:
                     raise
-                code = EXIT_USER_ERROR
-                path = os.fsdecode(error.filename)
-                said = f"error: {path}: cannot be used ({error.strerror}); change its permissions"
+                code, said = EXIT_USER_ERROR, f"error: {_refusal(error)}"
             except SystemExit as error:  # argparse's, after --help
                 ended = error
             with contextlib.suppress(OutputLost):
@@ -110,6 +111,13 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
         return code
 
     return run
+
+
+def _refusal(error: OSError) -> str:
+    path = error.filename
+    what = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else "a file"
+    fix = {errno.EACCES: "change its permissions", errno.EPERM: "change its permissions", errno.ENOENT: "it is gone"}
+    return f"{what}: cannot be used ({error.strerror}); {fix.get(error.errno) or _FIXES.get(error.errno, 'mend that')}"
 
 
 _OUT_OF_MEMORY = (

@@ -20,8 +20,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-# Control characters but tab and newline, and those that reverse the order of the text around them.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Control characters but tab and newline, those that reverse the order of the text around them, and half characters,
+# which stand for the bytes of a file's name that aren't UTF-8 and can't be written to a file.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # A progress bar goes back to the beginning of its line, or a line up.
 _UNSAFE_BESIDE_BARS = re.compile("(?!\r|\x1b\\[A)" + _UNSAFE.pattern)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import image
 
 from utils.base.atomic import atomic_path, make_folder, writing
+from utils.base.figures import any_script, label
 
 FIGURES = "figures"  # folder beside metrics.json
 _DPI = 120
 _LABELLED = 60  # categories up to which each one is named
-_LONGEST = 40  # characters of a name
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _RED, _GREY = "#0072B2", "#E69F00", "#D55E00", "#999999"
@@ -34,8 +33,7 @@ def save(metrics: dict[str, Any], folder: Path) -> None:
 
     Files of an earlier evaluation are replaced. Raises UserError where they can't be written.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks: boxes will do
+    with any_script():
         drawn = {name: _rendered(figure) for name, figure in draw(metrics)}
     figures = make_folder(folder / FIGURES)
     for name, pixels in drawn.items():
@@ -89,7 +87,7 @@ def confusion_matrix(matrix: list[list[int]], categories: list[str]) -> Figure:
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, label="% of the annotated segments", shrink=0.7)
     if named:
-        names = [*map(_plain, categories), "background"]
+        names = [*map(label, categories), "background"]
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set(xlabel="predicted", ylabel="annotated", title="Confusion of segments")
@@ -105,7 +103,7 @@ def per_category(rows: list[dict[str, Any]], accuracy: float) -> Figure:
     axes.barh(range(len(shown)), [row["accuracy"] for row in shown], color=_BLUE, height=0.7 if named else 1)
     axes.axvline(accuracy, color=_RED, linewidth=1, linestyle="--", label=f"all clips: {accuracy:.1f} %")
     if named:
-        names = [f"{_plain(row['category'])} ({row['clips']})" for row in shown]
+        names = [f"{label(row['category'])} ({row['clips']})" for row in shown]
         axes.set_yticks(range(len(names)), names, fontsize=8)
     else:
         axes.set_yticks([])
@@ -150,7 +148,7 @@ def calibration(curves: dict[str, dict[str, Any]]) -> Figure:
             [row["score"] for row in bins], [row["event_share"] for row in bins], color=_BLUE, marker="o", markersize=4
         )
         upper.set(
-            xlim=(0, 1), ylim=(-0.02, 1.02), title=f"{_plain(name.replace('_', ' '))}\nerror {curve['error']:.1f} %"
+            xlim=(0, 1), ylim=(-0.02, 1.02), title=f"{label(name.replace('_', ' '))}\nerror {curve['error']:.1f} %"
         )
         upper.title.set_fontsize(10)
         centres = (np.arange(len(curve["bins"])) + 0.5) / len(curve["bins"])
@@ -159,8 +157,3 @@ def calibration(curves: dict[str, dict[str, Any]]) -> Figure:
     axes[0][0].set(ylabel="share of events")
     axes[1][0].set(ylabel="segments")
     return figure
-
-
-def _plain(name: str) -> str:
-    """A name with nothing that matplotlib would read as mathematics, and short enough to stand beside a figure."""
-    return (name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…").replace("$", r"\$")

@@ -16,7 +16,7 @@ from typing import Any
 import submitit
 
 from utils.base import checkpoint
-from utils.base.atomic import make_folder
+from utils.base.atomic import make_folder, require_no_obstacle
 from utils.base.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from utils.base.locks import held, is_held, try_hold
 from utils.base.output import when_output_is_lost
@@ -77,8 +77,7 @@ def run_all(studies: list[Study], engine: str, gpu: str | None, options: dict[st
 def _check_free(run: Run) -> None:
     """Raise UserError where a run would be written over what isn't its own."""
     for path in (run.out, run.settings):
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: is in the way of the file that the study writes there; move it")
+        require_no_obstacle(path)
     if run.source is not None or not run.folder.exists():
         return
     check_settings(run)

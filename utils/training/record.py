@@ -14,15 +14,17 @@ from typing import Any
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from utils.base.atomic import make_folder, write_text, writing
+from utils.base.atomic import make_folder, require_no_obstacle, write_text, writing
 from utils.base.checkpoint import BEST, BEST_VAL, LAST
 from utils.base.errors import UserError, write_error
 from utils.base.locks import hold
 from utils.base.nested import flat
-from utils.base.output import MessageFormatter, MessageHandler
+from utils.base.output import MessageFormatter, MessageHandler, printable
 from utils.config.settings import Config
 from utils.evaluation.protocols import METRICS, Chosen, read_epochs
 from utils.training import provenance, result
+
+_LOG = "log.txt"
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +66,16 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, data: dict[str, Any], new: bool) -> None:
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{folder}: its name isn't UTF-8, and TensorBoard can't write there; choose another one with "
+                f"--snapshot_pref"
+            ) from None
         self.folder, self.data = make_folder(folder), data
+        for name in (_LOG, METRICS):
+            require_no_obstacle(self.folder / name)
         self._lock = hold(
             self.folder / ".lock",
             f"{self.folder}: another process is writing to this run folder; wait for it, or choose another folder with "
@@ -104,7 +115,7 @@ class Recorder:
         with writing(self.folder):
             # Everything in TensorBoard stands at its training step, so that one number says what to purge.
             self._writer = SummaryWriter(str(self.folder), purge_step=steps_done + 1)
-            self._handler = _LogFile(self.folder / "log.txt", encoding="utf-8")
+            self._handler = _LogFile(self.folder / _LOG, encoding="utf-8")
         self._handler.setFormatter(MessageFormatter("%(asctime)s %(message)s"))
         logging.getLogger().addHandler(self._handler)
         logging.getLogger().removeHandler(early)
@@ -206,4 +217,6 @@ class SilentRecorder:
 
 def _hparam(value: Any) -> bool | str | float:
     """A setting as HParams can show it."""
-    return value if isinstance(value, bool | str | int | float) else json.dumps(value)
+    if isinstance(value, str):
+        return printable(value)
+    return value if isinstance(value, bool | int | float) else json.dumps(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -15,7 +16,7 @@ import pytest
 from conftest import ROOT
 
 from utils.base import atomic
-from utils.base.atomic import atomic_path, inside, private_folder, write_text
+from utils.base.atomic import atomic_path, inside, private_folder, require_no_obstacle, write_text
 from utils.base.errors import UserError
 
 
@@ -128,6 +129,23 @@ def test_hdf5_can_lock_the_file(tmp_path):
         file["a"] = 1
     with h5py.File(tmp_path / "x.h5") as file:
         assert file["a"][()] == 1
+
+
+def test_a_name_that_is_not_utf_8_can_be_written(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    write_text(tmp_path / "x.json", json.dumps({"path": name, "é": 1}, ensure_ascii=False))
+    assert (tmp_path / "x.json").read_bytes() == '{"path": "caf\\udce9", "é": 1}'.encode()
+    assert json.loads((tmp_path / "x.json").read_text()) == {"path": name, "é": 1}
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_stands_in_the_place_of_a_file(make, tmp_path):
+    require_no_obstacle(tmp_path / "x")
+    (tmp_path / "x").touch()
+    require_no_obstacle(tmp_path / "x")
+    make(tmp_path / "y")
+    with pytest.raises(UserError, match="y: is in the way"):
+        require_no_obstacle(tmp_path / "y")
 
 
 def test_the_longest_names(tmp_path):
