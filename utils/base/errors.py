@@ -11,11 +11,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+from utils.base.interrupts import EXIT_INTERRUPTED, end_quietly
 from utils.base.output import OutputLost, guarded_output, printable
 
 EXIT_DONE = 0
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141  # what a shell says of any program that `| head -1` ended before its work was done
 
 
@@ -126,18 +126,6 @@ _OUT_OF_MEMORY = (
 )
 
 
-def end_quietly_on_interrupt() -> None:
-    """Until `command` begins, let Ctrl-C end the process in a word: while modules are imported nothing can be lost."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end_quietly)
-
-
-def _end_quietly(number: int, frame: object) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, b"interrupted\n")
-    os._exit(EXIT_INTERRUPTED)
-
-
 @contextlib.contextmanager
 def _signals_interrupt() -> Iterator[None]:
     """Let SIGTERM, which batch systems send, end the block as Ctrl-C does: what cleans up after itself still does."""
@@ -146,10 +134,13 @@ def _signals_interrupt() -> Iterator[None]:
         return
 
     def interrupt(number: int, frame: object) -> None:
+        torch = sys.modules.get("torch")
+        if torch is not None and getattr(torch.__spec__, "_initializing", False):
+            end_quietly(number, frame)  # while it imports NumPy torch clears what is raised, and goes on without it
         raise KeyboardInterrupt
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
-    if signal.getsignal(signal.SIGINT) is _end_quietly:
+    if signal.getsignal(signal.SIGINT) is end_quietly:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield

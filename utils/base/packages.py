@@ -1,4 +1,4 @@
-"""Before a command imports anything large: are Python and the packages there, and Ctrl-C ends it without a traceback.
+"""Before a command imports anything large: are Python and the packages there?
 
 The packages are those of `requirements.txt`. `utils/env.sh` asks here too.
 """
@@ -6,14 +6,14 @@ The packages are those of `requirements.txt`. `utils/env.sh` asks here too.
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import os
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils.base.errors import EXIT_USER_ERROR, end_quietly_on_interrupt
+from utils.base.errors import EXIT_USER_ERROR
+from utils.base.interrupts import is_command
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PYTHON = (3, 11)
@@ -26,9 +26,8 @@ def require_packages() -> None:
 
     Importing the modules into other programs is left alone.
     """
-    if sys.version_info >= _PYTHON and not _is_command(sys.orig_argv):
+    if sys.version_info >= _PYTHON and not is_command():
         return
-    end_quietly_on_interrupt()
     found = problem([_ROOT / "requirements.txt"])
     if found:
         print(
@@ -55,9 +54,3 @@ def problem(files: Iterable[str | os.PathLike]) -> str | None:
                 if tuple(int(part) for part in version.split(".")[:2]) < oldest:
                     lacking.append(f"{name} >= {oldest[0]}.{oldest[1]}")
     return f"lacks the packages {', '.join(lacking)}" if lacking else None
-
-
-def _is_command(argv: list[str]) -> bool:
-    """Whether Python was started with a main or a module of this project."""
-    module = any(one == "-m" and two.startswith(("dataset.", "utils.")) for one, two in itertools.pairwise(argv))
-    return module or any(os.path.basename(argument) in ("supv_main.py", "weak_main.py") for argument in argv)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 
 import pytest
 from conftest import ROOT
 
 from utils.base import packages
+from utils.base.interrupts import is_command
 
 
 @pytest.fixture
@@ -56,5 +58,6 @@ def test_this_python_has_all_that_the_tests_need():
         (["python", "-c", "import model", "-m"], False),
     ],
 )
-def test_only_commands_of_this_project_are_ended(argv, ours):
-    assert packages._is_command(argv) == ours
+def test_only_commands_of_this_project_are_ended(argv, ours, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", argv)
+    assert is_command() == ours
