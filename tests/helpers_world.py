@@ -22,7 +22,9 @@ from typing import Any, NamedTuple
 
 import helpers_bad
 import pytest
+import sklearn.metrics  # noqa: F401 - as the next one: else every forked process would import it anew, for seconds
 import torch
+import torch._dynamo
 from conftest import TINY_MODEL, without_privileges
 from helpers_changes import array
 
@@ -99,7 +101,13 @@ def _going_on(network: str) -> Command:
 
 
 def _study(name: str) -> Command:
-    return Command("utils.study", f"{name}.json {MAIN} --cluster debug", (f"{name}.json", f"{SUPERVISED}.json", "data"), name, table)
+    return Command(
+        "utils.study",
+        f"{name}.json {MAIN} --cluster debug",
+        (f"{name}.json", f"{SUPERVISED}.json", "data"),
+        name,
+        table,
+    )
 
 
 STUDY = _study("study")
