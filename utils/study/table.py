@@ -131,7 +131,9 @@ def notes_of(studies: list[Study], header: list[str]) -> list[str]:
                 f"with replacement"
             )
         if any(map(on_generated_clips, finished)):
-            notes.append(f"{title}: generated clips, numbers on which say nothing about AVE")
+            notes.append(
+                f"{title}: generated clips; these numbers say nothing about AVE, nor anything beside published ones"
+            )
         notes += costs.notes(study, f"{title}: {costs.TRAIN_STEP}" in header)
     return notes
 
