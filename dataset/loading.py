@@ -8,6 +8,7 @@ then: the kind of order goes with it (`Batches.in_blocks`). Every clip comes exa
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import logging
 from abc import ABC, abstractmethod
@@ -23,6 +24,7 @@ from dataset.ave import AVEDataset
 from dataset.clips import read_clips, split_bytes
 from dataset.prefetch import ahead, one_ahead
 from utils.base import memory
+from utils.base.errors import UserError
 
 BLOCK_CLIPS = 64  # neighbours in the file that are read together when streaming
 POOL_BLOCKS = 8  # blocks among which a streamed clip is shuffled; two pools are in memory at a time
@@ -241,8 +243,18 @@ class LoaderBatches(Batches):
             # Without it each epoch's workers would draw their base seed from, and so disturb, the run's generator.
             generator=torch.Generator(),
         )
-        for (visual, audio, labels), (clips, weight) in zip(loader, steps, strict=True):
-            yield Batch(visual, audio, labels, clips, weight)
+        with _as_said_by_workers():
+            for (visual, audio, labels), (clips, weight) in zip(loader, steps, strict=True):
+                yield Batch(visual, audio, labels, clips, weight)
+
+
+@contextlib.contextmanager
+def _as_said_by_workers() -> Iterator[None]:
+    """Let a worker's UserError say its own line: torch puts the worker's traceback before it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).rpartition("UserError: ")[2]) from error
 
 
 class _Steps(Sampler):

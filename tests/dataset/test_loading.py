@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import time
 import weakref
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_MODEL
 
-from dataset import loading
+from dataset import files, loading
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.loading import (
     Batch,
@@ -27,6 +30,7 @@ from dataset.prefetch import ahead, one_ahead
 from model import build_loss, build_model
 from model.localization import Localization
 from utils.base import memory
+from utils.base.errors import UserError
 from utils.config import files as config_files
 from utils.training.loop import train_one_epoch
 from utils.training.randomness import seed_everything
@@ -246,6 +250,17 @@ def test_features_go_where_there_is_room(tiny_data: Path, monkeypatch: pytest.Mo
     assert fitting(loading.HOST_RESERVE) == "stream"
     assert fitting(2 * loading.HOST_RESERVE + 2**30, processes=2) == "host"
     assert fitting(loading.HOST_RESERVE + 2**30, processes=2) == "stream"
+
+
+def test_a_workers_error_is_the_line_that_it_said(tiny_data: Path, tmp_path: Path):
+    root = shutil.copytree(tiny_data, tmp_path / "data")
+    with h5py.File(root / files.AUDIO, "r+") as file:
+        file[files.KEY][:, 0, 0] = np.nan
+    batches = LoaderBatches(AVEDataset(root, "train"), 5, CPU, seed=0, workers=1)
+    with pytest.raises(UserError) as refused:
+        next(iter(batches.epoch(1)))
+    assert str(refused.value).startswith(f"{root / files.AUDIO}: row ")
+    assert "Traceback" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

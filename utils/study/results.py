@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from utils.training import provenance, result
 
 # The weights of the epoch that a split chose: "test" by the authors' protocol, "val" by the validation protocol.
 WEIGHTS = {"test": BEST, "val": BEST_VAL}
+_CLOCKS = 60  # seconds by which the clocks of machines with one disk may differ
 
 
 class Result(NamedTuple):
@@ -203,7 +205,12 @@ def evaluated_accuracy(run: Run, split: str) -> float | None:
     folder, weights = evaluation_folder(run, split), run.source.folder / WEIGHTS[split]
     if not all(path.exists() for path in (folder / METRICS, weights, run.settings)):
         return None
-    if (folder / METRICS).stat().st_mtime < max(path.stat().st_mtime for path in (weights, run.settings)):
+    newest = max(weights, run.settings, key=lambda path: path.stat().st_mtime)
+    if newest.stat().st_mtime > time.time() + _CLOCKS:
+        raise UserError(
+            f"{newest}: was written in the future, so nothing can be younger; set its time (touch {newest})"
+        )
+    if (folder / METRICS).stat().st_mtime < newest.stat().st_mtime:
         return None
     settings = config_files.build_stored(config_files.read_json(run.settings), source=str(run.settings))
     if config_files.difference(run.config, settings, may_differ=["no", "going on"]):

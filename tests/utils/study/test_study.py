@@ -138,6 +138,9 @@ def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_p
 
     (trained.folder / "best.pth.tar").touch()  # newer weights: the evaluation is of older ones
     assert result_of(read) is None
+    os.utime(trained.folder / "best.pth.tar", (4e9, 4e9))
+    with pytest.raises(UserError, match=r"best\.pth\.tar: was written in the future"):
+        result_of(read)
 
 
 @pytest.mark.parametrize(
