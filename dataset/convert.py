@@ -154,6 +154,10 @@ def _convert_folder(
             print(f"{destination}: already converted")
         elif os.path.lexists(source):
             _copy(source, destination)
+    needed = (name for name in files.EVERY_FILE if name != files.CATEGORIES)
+    absent = [name for name in needed if not os.path.lexists(root / name)]
+    if absent:
+        print(f"not in {root}, and so not in {to} either: {', '.join(absent)}")
 
 
 @command

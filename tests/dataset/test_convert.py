@@ -125,6 +125,13 @@ def test_a_second_run_does_nothing_and_a_changed_source_is_noticed(tiny_data, tm
     assert f"{tmp_path / 'new' / files.AUDIO}: is already there" in capsys.readouterr().err
 
 
+def test_what_is_not_there_is_said(tiny_data, tmp_path, capsys):
+    root = shutil.copytree(tiny_data, tmp_path / "data")
+    (root / files.LABELS).unlink()
+    assert convert.main(["--root", str(root), "--to", str(tmp_path / "new")]) == 0
+    assert f"not in {root}, and so not in {tmp_path / 'new'} either: {files.LABELS}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", [files.VISUAL, "test_order.h5"])
 def test_a_users_file_is_not_replaced(tiny_data, tmp_path, capsys, name):
     shutil.copyfile(tiny_data / ("train_order.h5" if "order" in name else name), tmp_path / name)

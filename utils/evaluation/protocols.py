@@ -78,12 +78,15 @@ def best_epochs(epochs: Iterable[Mapping[str, Any]]) -> dict[str, Chosen]:
     return best
 
 
-def protocols(folder: Path) -> dict[str, Chosen | None] | None:
+def protocols(folder: Path, saved: int | None = None) -> dict[str, Chosen | None] | None:
     """What both protocols choose of a run so far, from its folder; None where no epoch was evaluated.
+
+    Args:
+        saved: the last epoch whose weights were saved, where that is known: a kill may leave a line of a later one.
 
     Returns {"authors": ..., "validation": ...}; the validation protocol is None where there is no val split.
     """
-    best = best_epochs(read_epochs(folder))
+    best = best_epochs(epoch for epoch in read_epochs(folder) if saved is None or epoch["epoch"] <= saved)
     return {protocol: best.get(split) for protocol, split in CHOOSING_SPLITS.items()} if best else None
 
 

@@ -17,6 +17,7 @@ from dataset import files, loading
 from utils.base.checkpoint import BEST, LAST, Checkpoint
 from utils.config.settings import SUPERVISED, WEAK
 from utils.evaluation import results
+from utils.evaluation.protocols import METRICS, read_epochs
 from utils.report import page
 
 quick = pytest.fixture(helpers_bad.quick, autouse=True, scope="module")
@@ -327,6 +328,16 @@ def test_fewer_epochs_than_were_done_are_no_result(trained, tmp_path, capfd):
     assert "is at epoch 2, and 1 epochs are asked for" in error
     assert error.count("\n") == 1
     assert contents(run) == before
+
+
+def test_an_epoch_that_was_never_saved_is_no_result(trained, evaluate, tmp_path):
+    """A run that is killed between the two has a line of an epoch whose weights are gone."""
+    run = shutil.copytree(trained[SUPERVISED], tmp_path / "run")
+    (saved,) = read_epochs(run)
+    with open(run / METRICS, "a") as file:
+        file.write(json.dumps({**saved, "epoch": 2, "test_accuracy": 99.0, "val_accuracy": 99.0}) + "\n")
+    _, metrics = evaluate(SUPERVISED, checkpoint=run / BEST)
+    assert {chosen["epoch"] for chosen in metrics["protocols"].values()} == {1}
 
 
 @pytest.mark.parametrize("told_by", ["checkpoint", "run.json"])
