@@ -87,6 +87,11 @@ def private_folder(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
+        with contextlib.suppress(OSError):
+            for parent, _, names in os.walk(folder, topdown=False):  # what is left where rmtree had no descriptors
+                for name in names:
+                    os.unlink(os.path.join(parent, name))
+                os.rmdir(parent)
 
 
 _NAME_LENGTH = 50  # of the final name, in that of its temporary folder: four bytes a character and the rest fit in 255
@@ -103,6 +108,9 @@ def _make_locked(parent: Path, prefix: str) -> tuple[Path, int]:
                 return folder, descriptor
         except FileNotFoundError:
             pass
+        except OSError:  # no descriptor is left
+            folder.rmdir()
+            raise
         # Another process took it for a leftover, between its making and its locking.
         if descriptor is not None:
             os.close(descriptor)
