@@ -70,8 +70,9 @@ def timelines(folder: Path) -> dict[str, Any]:
 
 
 def table(folder: Path) -> list[list[str]]:
-    """A study's table without its last column, the seconds of an epoch."""
-    return [line.split("|")[:-2] for line in (folder / TABLES[0]).read_text().splitlines()]
+    """A study's first table, without its last column, the seconds of an epoch."""
+    lines = (folder / TABLES[0]).read_text().partition("\n\n")[0].splitlines()
+    return [line.split("|")[:-2] for line in lines]
 
 
 MAIN = "--gpu cpu --data_root data"
@@ -124,6 +125,8 @@ COMMANDS = [
     [_going_on(name) for name in NETWORKS],
     [Command("utils.recorder", f"compare run-{SUPERVISED} run-{WEAK}", (f"run-{SUPERVISED}", f"run-{WEAK}"))],
     [Command("utils.report", EVALUATION, (EVALUATION,), EVALUATION, answers)],
+    [Command("utils.compare", f"{EVALUATION} run-avel_supv/eval-test", (EVALUATION, "run-avel_supv/eval-test"))],
+    [Command("utils.release", f"run-{SUPERVISED} --to out/new", (f"run-{SUPERVISED}",), "out")],
     [STUDY._replace(reads=(*STUDY.reads, "study")), _study("out")],
 ]
 if HAS_VIDEOS:

@@ -31,7 +31,7 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
     A last line without its end was cut short by a kill, and doesn't count. Raises UserError for any other damage.
     """
     path = folder / METRICS
-    if not path.exists():
+    if not (path.exists() or path.is_symlink()):  # a link to nowhere is refused, not taken for no file
         return []
     require_file(path)
     try:  # not by `read_text`: a machine that lost its power may leave anything at the file's end

@@ -63,7 +63,7 @@ def _git(root: Path, *arguments: str) -> str:
 def read(folder: Path) -> dict[str, Any]:
     """`run.json` of a run folder. Raises UserError when it is damaged; it is {} when there is none."""
     path = folder / FILE
-    if not path.exists():
+    if not (path.exists() or path.is_symlink()):  # a link to nowhere is refused, not taken for no file
         return {}
     content = _read_json(path)
     starts = content.get("starts")

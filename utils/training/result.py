@@ -110,7 +110,7 @@ def seconds_per_epoch(epochs: list[dict[str, Any]]) -> float | None:
 def read(folder: Path) -> RunResult | None:
     """`result.json` of a run folder; None where there is none. Raises UserError where it is damaged."""
     path = folder / FILE
-    if not path.exists():
+    if not (path.exists() or path.is_symlink()):  # a link to nowhere is refused, not taken for no file
         return None
     return _validated(read_json(path), path, "put the file back as its run wrote it")
 
