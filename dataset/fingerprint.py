@@ -20,6 +20,7 @@ from dataset import files
 from dataset.arrays import array_file
 from dataset.hdf5 import naming_refusal
 from utils.base import nested
+from utils.base.text import require_file
 
 WHOLE = 64 * 2**20
 STRIDE, BLOCK = 2**19, 2**12
@@ -77,6 +78,7 @@ def written_since(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[st
 
 
 def _content(path: Path) -> dict[str, Any]:
+    require_file(path)
     with naming_refusal(path), open(path, "rb") as file:
         state = os.fstat(file.fileno())
         if state.st_size <= WHOLE:

@@ -13,6 +13,7 @@ import pytest
 
 from dataset import files, fingerprint
 from dataset.fingerprint import differences, written_since
+from utils.base.errors import UserError
 
 
 @pytest.fixture
@@ -104,3 +105,13 @@ def test_the_file_that_a_key_links_to_counts(folder):
         file["features"][3] = 2
     after = fingerprint.fingerprint(folder, None)
     assert [what for what, _, _ in differences(after, before)] == [f"{files.AUDIO} linked sha256"]
+
+
+@pytest.mark.parametrize("name", [files.VISUAL, files.ANNOTATIONS])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_pipe_is_not_waited_for(name, make, tiny_data, tmp_path):
+    root = shutil.copytree(tiny_data, tmp_path / "data")
+    (root / name).unlink()
+    make(root / name)
+    with pytest.raises(UserError, match=f"{name}: is a pipe or a device"):
+        fingerprint.fingerprint(root, None)
