@@ -53,7 +53,7 @@ def require_published(path: Path, blob: str | None) -> None:
         raise UserError(
             f"{path}: isn't the published file (git blob {found[:10]} instead of {blob[:10]}); fetch it again"
         )
-    if path.name in files.FEATURES and (problems := scan(path)):
+    if path.name in files.FEATURES and (problems := scan(path).problems):
         raise UserError(problems[0])
     if path.suffix == ".zip":
         _archive(path)
