@@ -24,7 +24,7 @@ from dataset.arrays import ArrayFile, array_file, states_of
 from dataset.grids import Size
 from dataset.hdf5 import naming_refusal
 from dataset.writing import RowWriter, alone, bytes_of_file, size_of_file
-from utils.base.atomic import atomic_path, make_folder, require_free_space
+from utils.base.atomic import atomic_path, make_folder, require_free_space, require_no_obstacle
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
 from utils.base.paths import project_path
@@ -123,6 +123,7 @@ def _copy(source: Path, destination: Path) -> None:
         content = source.read_bytes()
     if source.suffix == ".h5" and (file := array_file(source)).values_in != source:
         content = bytes_of_file(source.name, file.read())  # a link may lead nowhere from another folder
+    require_no_obstacle(destination)
     if destination.exists():
         with naming_refusal(destination):
             same = destination.read_bytes() == content

@@ -457,7 +457,7 @@ case(
     "best-val.pth.tar", "would be overwritten",
 )  # fmt: skip
 case("folder: its log is a pipe", pipe("run/log.txt"), "log.txt: is in the way")
-case("folder: its name isn't UTF-8", nothing, "caf\\udce9: its name isn't UTF-8", flags="--snapshot_pref {caf\udce9}")
+case("folder: its name isn't UTF-8", nothing, "caf\\xe9: its name isn't UTF-8", flags="--snapshot_pref {caf\udce9}")
 case("folder: of the kernel", nothing, "/proc/run: could not be written", flags="--snapshot_pref /proc/run")
 case(
     "output: a file", lambda w: (last(w), in_the_way("out")(w)), "out: could not be", flags="--evaluate --output {out}"

@@ -29,8 +29,11 @@ class ClipStore:
 
     def holds(self, id: str, video: Path) -> bool:
         """Whether the stored clip was made from this video, unchanged since, with this recipe and these packages."""
+        path = self._path(id)
         try:
-            with np.load(self._path(id)) as stored:
+            if not path.is_file():  # a pipe would be waited for
+                return False
+            with np.load(path) as stored:
                 return str(stored["origin"]) == self._origin(video)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return False

@@ -12,6 +12,7 @@ from torch import nn
 
 from utils.base.atomic import atomic_path, make_folder
 from utils.base.errors import UserError
+from utils.base.text import require_file
 
 
 class Published(NamedTuple):
@@ -44,6 +45,7 @@ def fetched(file: Published, folder: Path) -> Path:
 
 def require_published(path: Path, published: Published) -> None:
     """Raise UserError unless a file is the published one."""
+    require_file(path, advice=f"fetch it from {published.url}")
     try:
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, published.algorithm).hexdigest()

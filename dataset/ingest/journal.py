@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from dataset.ingest.clips import Layout
 from dataset.ingest.reading import State
-from utils.base.atomic import writing
+from utils.base.atomic import require_no_obstacle, writing
 from utils.base.errors import UserError
 
 
@@ -56,6 +56,7 @@ class Journal:
         self._read()
 
     def _read(self) -> None:
+        require_no_obstacle(self.path)
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:

@@ -125,6 +125,13 @@ def test_a_second_run_does_nothing_and_a_changed_source_is_noticed(tiny_data, tm
     assert f"{tmp_path / 'new' / files.AUDIO}: is already there" in capsys.readouterr().err
 
 
+def test_a_pipe_in_the_place_of_a_copy_is_not_waited_for(tiny_data, tmp_path, capsys):
+    (tmp_path / "new").mkdir()
+    os.mkfifo(tmp_path / "new" / files.ANNOTATIONS)
+    assert convert.main(["--root", str(tiny_data), "--to", str(tmp_path / "new")]) == 2
+    assert f"{files.ANNOTATIONS}: is in the way" in capsys.readouterr().err
+
+
 def test_what_is_not_there_is_said(tiny_data, tmp_path, capsys):
     root = shutil.copytree(tiny_data, tmp_path / "data")
     (root / files.LABELS).unlink()

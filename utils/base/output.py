@@ -38,6 +38,8 @@ def printable(text: str) -> str:
 
 
 def _escaped(match: re.Match[str]) -> str:
+    if "\udc80" <= match[0] <= "\udcff":  # a byte of a name that isn't UTF-8
+        return f"\\x{ord(match[0]) - 0xDC00:02x}"
     return match[0].encode("unicode_escape").decode("ascii")
 
 

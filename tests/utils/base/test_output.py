@@ -128,7 +128,7 @@ def test_a_terminal_without_accents(capfd):
     out, error = (io.TextIOWrapper(io.BytesIO(), "ascii") for _ in range(2))
     with redirect_stdout(out), redirect_stderr(error):
         assert main() == 2
-    assert out.buffer.getvalue() == b"M\\xfcller \\udce9\n"
+    assert out.buffer.getvalue() == b"M\\xfcller \\xe9\n"
     assert error.buffer.getvalue() == b"error: M\\xfcller\n"
 
 
