@@ -145,6 +145,7 @@ class Process:
 
     def __init__(self, command: Command, world: Path, change: Callable[[], object] = lambda: None) -> None:
         self.errors = world.with_name(f"errors-{time.monotonic_ns()}")
+        self.errors.touch()  # it may be killed before it opens it
         self.pid = os.fork()
         if self.pid == 0:
             os.chdir(world)
