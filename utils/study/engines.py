@@ -248,7 +248,9 @@ def _note(run: Run, record: Record) -> None:
     lock = try_hold(make_folder(run.folder.parent) / run.lock.name)
     if lock is None:
         return
-    with lock:
+    try:
         last = read_record(run)
         if last is None or last.job != record.job:
             write_record(run, record)
+    finally:
+        lock.release()

@@ -78,25 +78,31 @@ class Job:
         lock = try_hold(make_folder(run.folder.parent) / run.lock.name, _PATIENCE)
         if lock is None:
             return False
-        with lock:
-            last = read_record(run)
-            if last is not None and (last.ended or 0) > self.submitted and last.code != EXIT_INTERRUPTED:
-                return last.code == 0
-            record = _this_job()
-            write_record(run, record)
-            try:
-                record.code = next((code for line in commands(run, self.gpu) if (code := self._call(run, line))), 0)
-                if record.code and self._stopping:  # asked to end, maybe before it could save
-                    record.code = EXIT_INTERRUPTED
-            except UserError as error:
-                record.code, record.why = EXIT_USER_ERROR, str(error)
-            except SystemExit:  # submitit's, after `checkpoint`
+        try:
+            return self._make_alone(run)
+        finally:  # not by `with lock`: that would count as holding it twice
+            lock.release()
+
+    def _make_alone(self, run: Run) -> bool:
+        """Make a run whose lock this job holds, unless another job has made it since; returns whether it is made."""
+        last = read_record(run)
+        if last is not None and (last.ended or 0) > self.submitted and last.code != EXIT_INTERRUPTED:
+            return last.code == 0
+        record = _this_job()
+        write_record(run, record)
+        try:
+            record.code = next((code for line in commands(run, self.gpu) if (code := self._call(run, line))), 0)
+            if record.code and self._stopping:  # asked to end, maybe before it could save
                 record.code = EXIT_INTERRUPTED
-                raise
-            finally:
-                record.ended = time.time()
-                write_record(run, record)
-            return record.code == 0
+        except UserError as error:
+            record.code, record.why = EXIT_USER_ERROR, str(error)
+        except SystemExit:  # submitit's, after `checkpoint`
+            record.code = EXIT_INTERRUPTED
+            raise
+        finally:
+            record.ended = time.time()
+            write_record(run, record)
+        return record.code == 0
 
     def _call(self, run: Run, arguments: list[str]) -> int:
         environment = {**os.environ, **self.environment}
