@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from model.avga import AudioGuidedVisualAttention, start_xavier
 from model.interface import Explanation, Network, Prediction, best_column, correct
 from model.losses import ClipLoss, at_least_float32, weights_of, with_total
-from model.settings import SupervisedAVELSettings, WeakAVELSettings
+from model.settings import OneSizeSettings
 from model.temporal import AudioVisualLSTM
 
 
@@ -39,7 +39,7 @@ class Sequences(nn.Module):
     v = AVGA(a, X); h_a = LSTM(a), h_v = LSTM(v), bidirectional, d/2 a direction.
     """
 
-    def __init__(self, settings: SupervisedAVELSettings | WeakAVELSettings, xavier: bool = True) -> None:
+    def __init__(self, settings: OneSizeSettings, xavier: bool = True) -> None:
         super().__init__()
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         self.attention = AudioGuidedVisualAttention(visual_dim, audio_dim, settings.grid, settings.segments, xavier)
@@ -95,7 +95,7 @@ class SupervisedAVEL(nn.Module):
     fusion_class: type[nn.Module] = Concatenation
     xavier_attention = True
 
-    def __init__(self, settings: SupervisedAVELSettings) -> None:
+    def __init__(self, settings: OneSizeSettings) -> None:
         super().__init__()
         self.sequences = Sequences(settings, self.xavier_attention)
         self.fusion = self.fusion_class(settings.d_model, settings.categories + 1)
@@ -135,7 +135,7 @@ class WeaklySupervisedAVEL(nn.Module):
     event_threshold = 0.5
     correct = staticmethod(correct)
 
-    def __init__(self, settings: WeakAVELSettings) -> None:
+    def __init__(self, settings: OneSizeSettings) -> None:
         super().__init__()
         self.sequences = Sequences(settings)
         self.fusion = Concatenation(settings.d_model, settings.categories + 1)
@@ -164,7 +164,7 @@ class SupervisedAVELLoss(nn.Module):
         weights: of the only term, "segment". Raises ValueError for another name.
     """
 
-    def __init__(self, settings: SupervisedAVELSettings, weights: Mapping[str, float]) -> None:
+    def __init__(self, settings: OneSizeSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
         self.weights = weights_of(("segment",), weights)
 
@@ -176,7 +176,7 @@ class SupervisedAVELLoss(nn.Module):
 
 
 NETWORKS = {
-    "avel_supv": Network(SupervisedAVELSettings, SupervisedAVEL, SupervisedAVELLoss, supervision="full"),
-    "avel_dmrn": Network(SupervisedAVELSettings, SupervisedDMRN, SupervisedAVELLoss, supervision="full"),
-    "avel_weak": Network(WeakAVELSettings, WeaklySupervisedAVEL, ClipLoss, supervision="weak"),
+    "avel_supv": Network(OneSizeSettings, SupervisedAVEL, SupervisedAVELLoss, supervision="full"),
+    "avel_dmrn": Network(OneSizeSettings, SupervisedDMRN, SupervisedAVELLoss, supervision="full"),
+    "avel_weak": Network(OneSizeSettings, WeaklySupervisedAVEL, ClipLoss, supervision="weak"),
 }

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from model.avga import AudioGuidedVisualAttention, start_xavier
 from model.interface import Explanation, Network, Prediction, best_column, correct
 from model.losses import at_least_float32, weights_of, with_total
-from model.settings import OneSizeSettings, SupervisedPSPSettings, WeakPSPSettings
+from model.settings import OneSizeSettings
 from model.temporal import AudioVisualLSTM
 
 
@@ -124,7 +124,7 @@ class SupervisedPSP(nn.Module):
     event_threshold = 0.5
     correct = staticmethod(correct)
 
-    def __init__(self, settings: SupervisedPSPSettings) -> None:
+    def __init__(self, settings: OneSizeSettings) -> None:
         super().__init__()
         self.features = SupervisedPropagation(settings)
         self.classifier = SegmentClassifier(settings.d_model, settings.categories + 1)
@@ -156,7 +156,7 @@ class WeaklySupervisedPSP(nn.Module):
     event_threshold = 0.5
     correct = staticmethod(correct)
 
-    def __init__(self, settings: WeakPSPSettings) -> None:
+    def __init__(self, settings: OneSizeSettings) -> None:
         super().__init__()
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         self.attention = AudioGuidedVisualAttention(visual_dim, audio_dim, settings.grid, settings.segments)
@@ -200,7 +200,7 @@ class SupervisedPSPLoss(nn.Module):
             Raises ValueError for another name.
     """
 
-    def __init__(self, settings: SupervisedPSPSettings, weights: Mapping[str, float]) -> None:
+    def __init__(self, settings: OneSizeSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
         self.weights = weights_of(("segment", "similarity"), {"similarity": 100.0, **weights})
 
@@ -227,7 +227,7 @@ class WeakPSPLoss(nn.Module):
         weights: of the only term, "category". Raises ValueError for another name.
     """
 
-    def __init__(self, settings: WeakPSPSettings, weights: Mapping[str, float]) -> None:
+    def __init__(self, settings: OneSizeSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
         self.weights = weights_of(("category",), weights)
 
@@ -244,6 +244,6 @@ def shares_of_time(x: Tensor) -> Tensor:
 
 
 NETWORKS = {
-    "psp_supv": Network(SupervisedPSPSettings, SupervisedPSP, SupervisedPSPLoss, supervision="full"),
-    "psp_weak": Network(WeakPSPSettings, WeaklySupervisedPSP, WeakPSPLoss, supervision="weak"),
+    "psp_supv": Network(OneSizeSettings, SupervisedPSP, SupervisedPSPLoss, supervision="full"),
+    "psp_weak": Network(OneSizeSettings, WeaklySupervisedPSP, WeakPSPLoss, supervision="weak"),
 }

@@ -54,7 +54,10 @@ class NetworkSettings(Settings):
 
 
 class Quirks(Settings):
-    """Switches, each true where the network is as its authors coded it, false where it is as they wrote it."""
+    """Where CMBS's code contradicts its paper: each true as its authors coded it, false as they wrote it."""
+
+    scale_input: bool = True
+    """Channel attention scales the attention's input X; false: the self-attention's output Y."""
 
     def __str__(self) -> str:
         off = [name for name, coded in self if not coded]
@@ -67,7 +70,6 @@ class CMBSSettings(NetworkSettings):
     """What both CMBS networks have. The sizes, `alpha`, `gamma` and `beta` are the keys of the authors' JSON files."""
 
     video_inputdim: Annotated[Width, Field(multiple_of=4)] = 512
-    """Dv: channels of a visual grid cell."""
     d_model: Annotated[Width, Field(multiple_of=4)] = 256
     """Width of everything after the attention."""
     self_attention: bool = True
@@ -78,6 +80,14 @@ class CMBSSettings(NetworkSettings):
     """Event-level suppression; false: no class activation sequence of a single modality, nor what depends on it."""
     modalities: Literal["both", "audio", "visual"] = "both"
     """Which modalities the network is given; of one only: the other's features are zero."""
+    alpha: Fraction
+    """Strength of time-level suppression."""
+    gamma: Strength
+    """Strength of event-level suppression."""
+    beta: Strength
+    """Strength of the global visual gate in the attention; 0 leaves the global vector and its weights out."""
+    quirks: Quirks
+    """What the authors' code does otherwise than their paper says."""
 
     @property
     def variant(self) -> str:
@@ -85,19 +95,15 @@ class CMBSSettings(NetworkSettings):
 
 
 class SupervisedQuirks(Quirks):
-    """Where the authors' code of the supervised network contradicts their paper; false: as the paper has it."""
+    """Those of the supervised network."""
 
-    scale_input: bool = True
-    """Channel attention scales the attention's input X; false: the self-attention's output Y."""
     gate_as_logit: bool = True
     """The loss takes the gate, a probability, for a logit; false: binary cross-entropy on the probability."""
 
 
 class WeakQuirks(Quirks):
-    """Where the authors' code of the weak network contradicts their paper; false: as the paper has it."""
+    """Those of the weak network."""
 
-    scale_input: bool = True
-    """Channel attention scales the attention's input X; false: the self-attention's output Y."""
     own_gate: bool = True
     """Each modality is gated by its own gate; false: by the other modality's."""
     probs_as_logits: bool = True
@@ -108,22 +114,16 @@ class SupervisedCMBSSettings(CMBSSettings):
     """The fully supervised CMBS network."""
 
     name: Literal["supv_main_model"]
-    """Name of the network."""
     alpha: Fraction = 0.1
-    """Strength of time-level suppression."""
     gamma: Strength = 0.3
-    """Strength of event-level suppression."""
     beta: Strength = 0.4
-    """Strength of the global visual gate in the attention; 0 leaves the global vector and its weights out."""
     quirks: SupervisedQuirks = SupervisedQuirks()
-    """What the authors' code does otherwise than their paper says."""
 
 
 class CACESettings(SupervisedCMBSSettings):
     """CACE-Net, fully supervised: what CMBS has, and its own."""
 
     name: Literal["cace_supv"]
-    """Name of the network."""
     self_attention: Literal[True] = True
     """Self-attention over the grid's cells; always there: the audio's guidance has the same LayerNorm."""
     audio_guidance: Strength = 0.3
@@ -138,31 +138,25 @@ class WeakCMBSSettings(CMBSSettings):
     """The weakly supervised CMBS network."""
 
     name: Literal["weak_main_model"]
-    """Name of the network."""
     alpha: Fraction = 0.2
-    """Strength of time-level suppression."""
     gamma: Strength = 0.5
-    """Strength of event-level suppression."""
     beta: Strength = 0.5
-    """Strength of the global visual gate in the attention; 0 leaves the global vector and its weights out."""
     quirks: WeakQuirks = WeakQuirks()
-    """What the authors' code does otherwise than their paper says."""
 
 
 class CMRANSettings(NetworkSettings):
     """The CMRAN networks, of either supervision."""
 
     name: Literal["cmran_supv", "cmran_weak"]
-    """Which network: the supervised or the weak one."""
     video_inputdim: Annotated[Width, Field(multiple_of=2)] = 512
-    """Dv: channels of a visual grid cell."""
     d_model: Annotated[Width, Field(multiple_of=4)] = 256
     """Width of everything after the attention."""
 
 
 class OneSizeSettings(NetworkSettings):
-    """What the networks have that are made for one size of clips: AVEL, PSP and CPSP."""
+    """The AVEL and PSP networks, of either supervision, which are made for one size of clips."""
 
+    name: Literal["avel_supv", "avel_dmrn", "avel_weak", "psp_supv", "psp_weak"]
     d_model: Annotated[Width, Field(multiple_of=4)] = 256
     """Width of everything after the attention."""
     grid: list[PositiveInt] = Field([7, 7], min_length=2, max_length=2)
@@ -171,39 +165,10 @@ class OneSizeSettings(NetworkSettings):
     """T: segments of a clip."""
 
 
-class SupervisedAVELSettings(OneSizeSettings):
-    """The supervised AVEL networks: modalities concatenated, or fused by the dual multimodal residual (DMRN)."""
-
-    name: Literal["avel_supv", "avel_dmrn"]
-    """Which network: one of these two."""
-
-
-class WeakAVELSettings(OneSizeSettings):
-    """The weakly supervised AVEL network."""
-
-    name: Literal["avel_weak"]
-    """Name of the network."""
-
-
-class SupervisedPSPSettings(OneSizeSettings):
-    """The supervised PSP network."""
-
-    name: Literal["psp_supv"]
-    """Name of the network."""
-
-
-class WeakPSPSettings(OneSizeSettings):
-    """The weakly supervised PSP network."""
-
-    name: Literal["psp_weak"]
-    """Name of the network."""
-
-
 class CPSPSettings(OneSizeSettings):
     """The supervised CPSP network."""
 
     name: Literal["cpsp_supv"]
-    """Name of the network."""
     segment_contrast: Literal["as_coded", "rows"] = "as_coded"
     """The contrast of a clip's segments: as the authors' code sums it, a constant without gradient, or over rows."""
 
@@ -292,11 +257,16 @@ def _sections(
     """A settings class and those within it, by their dotted names: {"": root, "model": ..., "model.quirks": ...}."""
     found = {path: root}
     for name, field in root.model_fields.items():
-        options = [narrower.get(name), field.annotation, *getattr(field.annotation, "__args__", ())]
-        section = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        section = narrower.get(name) or settings_class_in(field.annotation)
         if section is not None:
             found |= _sections(section, {}, f"{path}.{name}" if path else name)
     return found
+
+
+def settings_class_in(annotation: Any) -> type[BaseModel] | None:
+    """The settings class that a field holds, also where it may be null."""
+    options = (annotation, *getattr(annotation, "__args__", ()))
+    return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
 
 
 def short(value: Any) -> str:

@@ -10,14 +10,13 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from model.settings import short
+from model.settings import first_problem, settings_class, short
 from utils.base import text
 from utils.base.errors import UserError
 from utils.base.nested import differences
 from utils.base.paths import ROOT, project_path
 from utils.config.keys import MayDiffer
-from utils.config.messages import explain
-from utils.config.renamed import moved, renamed, without_removed
+from utils.config.renamed import RENAMED, moved, renamed, without_removed
 from utils.config.settings import Config, declaration
 
 
@@ -49,7 +48,9 @@ def _validated(values: dict[str, Any], source: str, flags: Mapping[str, str]) ->
             source = given[0]
         elif flags and not key:  # keys that don't fit together
             source = f"{source} with {' '.join(flags.values())}"
-        raise UserError(f"{source}: {explain(error, values)}") from error
+        problem = first_problem(error, Config, model=settings_class(values.get("model")))
+        old = "".join(f" ({old!r} is its old name)" for old, new in RENAMED.items() if f"'{new}'" in problem)
+        raise UserError(f"{source}: {problem}{old}") from error
 
 
 def read_json(path: str | os.PathLike, _extended_by: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from model.settings import settings_class_in
+
 # Whether two runs may differ in a key:
 # - "no": another value makes another run.
 # - "going on": a run that goes on may have another value, but its numbers are not those of a run that always had it.
@@ -46,9 +48,3 @@ def declared(section: type[BaseModel], prefix: str = "", owner: Key = Key()) -> 
         nested = settings_class_in(field.annotation)
         if nested is not None:
             yield from declared(nested, f"{prefix}{name}.", key)
-
-
-def settings_class_in(annotation: Any) -> type[BaseModel] | None:
-    """The settings class that a field holds, also where it may be null."""
-    options = (annotation, *getattr(annotation, "__args__", ()))
-    return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)

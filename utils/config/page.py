@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from model import NETWORKS
-from utils.config.keys import Declared, declared, settings_class_in
+from model.settings import settings_class_in
+from utils.config.keys import Declared, declared
 from utils.config.renamed import MOVED, REMOVED, RENAMED
 from utils.config.settings import Config
 
