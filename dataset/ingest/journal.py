@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from dataset.ingest.clips import Layout
 from dataset.ingest.reading import State
-from utils.base.atomic import require_no_obstacle, writing
+from utils.base.atomic import require_no_obstacle, write_text, writing
 from utils.base.errors import UserError
 
 
@@ -52,7 +52,6 @@ class Journal:
         self.layout: Layout | None = None
         self.blocks: list[Block] = []
         self.finished = False  # whether every clip was read and the feature files have their headers
-        self._ends = [0]  # where the header and each block end in the file
         self._read()
 
     def _read(self) -> None:
@@ -61,14 +60,12 @@ class Journal:
             content = self.path.read_bytes()
         except FileNotFoundError:
             return
-        for line in content.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break  # it was killed while it wrote this line
+        *lines, _ = content.split(b"\n")  # the last one is empty, or the process was killed while it wrote it
+        for line in lines:
             try:
                 self._take(json.loads(line))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise UserError(f"{self.path}: is damaged; remove {self.path.parent} to begin anew") from error
-            self._ends.append(self._ends[-1] + len(line))
 
     def _take(self, entry: dict[str, Any]) -> None:
         if self.layout is None:
@@ -95,16 +92,16 @@ class Journal:
 
     def keep(self, blocks: int) -> None:
         """Forget all but the first `blocks` blocks; with no row in these, all: the layout may change."""
-        self.blocks, self.finished = self.blocks[:blocks], False
-        if not self.rows:
-            self.blocks, self.layout, blocks = [], None, -1
-        self._ends = self._ends[: blocks + 2]
-        with writing(self.path):
-            os.truncate(self.path, self._ends[-1])
+        kept, layout = self.blocks[:blocks], self.layout
+        self.layout, self.blocks, self.finished = None, [], False
+        if any(block.kept for block in kept):
+            self.begin(layout, kept)
 
-    def begin(self, layout: Layout) -> None:
-        self.layout = layout
-        self._append({"plan": self.plan, "layout": layout})
+    def begin(self, layout: Layout, blocks: Iterable[Block] = ()) -> None:
+        """Write the journal anew, with the layout and blocks that are done."""
+        self.layout, self.blocks = layout, list(blocks)
+        entries = [{"plan": self.plan, "layout": layout}, *(block._asdict() for block in self.blocks)]
+        write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in entries))
 
     def add(self, block: Block) -> None:
         self._append(block._asdict())
@@ -115,11 +112,7 @@ class Journal:
         self.finished = True
 
     def _append(self, entry: dict[str, Any]) -> None:
-        line = json.dumps(entry).encode() + b"\n"
-        with writing(self.path), open(self.path, "rb+" if self._ends[-1] else "wb") as file:
-            file.truncate(self._ends[-1])  # what a killed process wrote of a line
-            file.seek(self._ends[-1])
-            file.write(line)
+        with writing(self.path), open(self.path, "ab") as file:
+            file.write(json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        self._ends.append(self._ends[-1] + len(line))
