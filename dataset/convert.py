@@ -68,7 +68,9 @@ def convert(
     largest_error = largest_value = 0.0
     with atomic_path(destination) as part:
         with (
-            contextlib.closing(RowWriter(part, file.shape, dtype, True, {_SOURCE: _made_from(file)})) as target,
+            contextlib.closing(
+                RowWriter(part, file.shape, dtype, chunked=True, attributes={_SOURCE: _made_from(file)})
+            ) as target,
             tqdm(total=len(file), desc=f"converting {source}", unit="clip", disable=None) as progress,
         ):
             for start, block in file.blocks():
@@ -76,8 +78,8 @@ def convert(
                 error = np.abs(converted.astype(block.dtype) - block).max(initial=0)
                 largest_error = max(largest_error, float(error))
                 largest_value = max(largest_value, float(np.abs(block).max(initial=0)))
-                for row, clip in enumerate(converted, start):
-                    target[row] = clip
+                for clip in converted:
+                    target.append(clip)
                 progress.update(len(block))
         if states_of(file.path, file.values_in) != file.states:
             raise UserError(f"{source}: was changed while it was converted; run this again")

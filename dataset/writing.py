@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import h5py
@@ -16,28 +16,24 @@ from tqdm import tqdm
 from dataset import files
 from dataset.arrays import row_offsets
 from dataset.prefetch import ahead
-from utils.base.atomic import private_folder
 from utils.base.errors import UserError
 from utils.base.locks import held
 
 _HDF5_OVERHEAD = 2**20  # bytes, beyond the values themselves; generous
+# The order in which files are moved to their folder: the visual features last, because a folder without them doesn't
+# look whole.
+MOVED = (
+    *(files.CATEGORIES, files.ANNOTATIONS, *files.ORDERS, files.LABELS, files.CLIP_LABELS),
+    *(files.NOISY_LABELS, files.NOISY_AUDIO, files.NOISY_VISUAL, files.AUDIO, files.VISUAL),
+)
 
 
-@contextlib.contextmanager
-def alone(root: Path) -> Iterator[None]:
+def alone(root: Path) -> contextlib.AbstractContextManager[None]:
     """Keep every other command from writing into the data folder `root` within the block.
 
     Raises UserError while another run does.
     """
-    with held(root / ".lock", f"{root}: another run is writing there; wait until it ends"):
-        yield
-
-
-@contextlib.contextmanager
-def working_folder(root: Path) -> Iterator[Path]:
-    """Yield an empty folder in the data folder `root` while `alone` there; remove it. Raises UserError as `alone`."""
-    with alone(root), private_folder(root / "generating") as part:
-        yield part
+    return held(root / ".lock", f"{root}: another run is writing there; wait until it ends")
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -57,15 +53,17 @@ def bytes_of_file(name: str, array: np.ndarray) -> bytes:
 
 
 class RowWriter:
-    """A feature file with room for every row, into which rows are written in any order.
+    """A feature file to which rows are appended; a process that goes on after a killed one can do so too.
 
     Args:
-        path: the new file.
-        shape, dtype: of its array.
+        path: a new file, or the one that the killed process had begun.
+        shape: of its array with every row that it may get (see `finish`).
         chunked: each row a chunk; else contiguous, like the authors' files.
         attributes: of the array.
+        rows: how many the killed process had written; 0: the file is new.
 
-    Raises OSError where the operating system refuses to write, before any row is, if that can be known then.
+    Raises OSError where the operating system refuses to write, before any row is, if that can be known then; UserError
+    where the begun file breaks off before the end of its rows.
     """
 
     def __init__(
@@ -75,45 +73,18 @@ class RowWriter:
         dtype: str,
         chunked: bool = False,
         attributes: Mapping[str, str] | None = None,
+        rows: int = 0,
     ) -> None:
-        self.shape, self.dtype = shape, np.dtype(dtype)
-        _reserve(path, size_of_file(shape, dtype))
+        self.shape, self.dtype, self.rows = shape[1:], np.dtype(dtype), rows
+        self._header = path.with_suffix(".header")
+        if rows == 0:
+            _reserve(path, size_of_file(shape, dtype))
         # HDF5 can crash the process when a disk fills under it: it only says where the rows belong.
-        self._offsets = _lay_out(path, shape, self.dtype, chunked, attributes or {})
-        self._file = open(path, "rb+")  # noqa: SIM115 - held open until `close`
-
-    def __setitem__(self, row: int, values: np.ndarray) -> None:
-        if values.shape != self.shape[1:]:
-            raise ValueError(f"a row has shape {list(self.shape[1:])}, not {list(values.shape)}")
-        self._file.seek(self._offsets[row])
-        self._file.write(np.ascontiguousarray(values, self.dtype))
-
-    def close(self) -> None:
-        """Hand everything to the operating system."""
-        self._file.close()
-
-
-class GrowingFile:
-    """A feature file to which rows are appended; how many it has is known at its end, and a killed process goes on.
-
-    Until `finish` it is no HDF5 file: its rows lie where those of the finished one will, behind room for the header.
-
-    Args:
-        path: a new file, or one that an earlier process has begun.
-        shape: of a row.
-        rows: how many rows the file already has.
-
-    Raises OSError where the operating system refuses to write, UserError where the file breaks off before that row.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str, rows: int = 0) -> None:
-        self.shape, self.dtype, self.rows, self._path = shape, np.dtype(dtype), rows, path
-        self._start = len(self._header(1)[0])
-        self._file = open(path, "rb+" if rows and path.exists() else "wb")  # noqa: SIM115 - held open until `close`
-        end = self._start + rows * self.dtype.itemsize * math.prod(shape)
-        if rows and os.fstat(self._file.fileno()).st_size < end:
-            self.close()
+        start = _lay_out(self._header if rows else path, shape, self.dtype, chunked, attributes)
+        end = start + rows * self.dtype.itemsize * math.prod(self.shape)
+        if rows and (not path.exists() or path.stat().st_size < end):
             raise UserError(f"{path}: breaks off before row {rows}, which it had; remove {path.parent} to begin anew")
+        self._file = open(path, "rb+")  # noqa: SIM115 - held open until `close`
         self._file.seek(end)
 
     def append(self, values: np.ndarray) -> None:
@@ -129,34 +100,27 @@ class GrowingFile:
         os.fsync(self._file.fileno())
 
     def finish(self) -> None:
-        """Make it an HDF5 file of the rows that it has; a second call changes nothing."""
-        header, size = self._header(self.rows)
-        if len(header) != self._start:
-            raise RuntimeError(f"HDF5 lays out {self.rows} rows from byte {len(header)}, one row from {self._start}")
+        """End a contiguous file after the rows that it has; a second call changes nothing."""
+        start = _lay_out(self._header, (self.rows, *self.shape), self.dtype)
+        with open(self._header, "rb") as file:  # takes no room: nothing is written to its rows
+            header, size = file.read(start), os.fstat(file.fileno()).st_size
+        self._header.unlink()
         self._file.seek(0)
         self._file.write(header)
         self._file.truncate(size)
         self.sync()
 
     def close(self) -> None:
+        """Hand everything to the operating system."""
         self._file.close()
 
-    def _header(self, rows: int) -> tuple[bytes, int]:
-        """What stands before the first row in a file of so many rows, and that file's size."""
-        empty = self._path.with_suffix(".header")  # takes no room: nothing is written to its rows
-        offsets = _lay_out(empty, (rows, *self.shape), self.dtype, False, {})
-        with open(empty, "rb") as file:
-            header, size = file.read(int(offsets[0])), os.fstat(file.fileno()).st_size
-        empty.unlink()
-        return header, size
 
+def move_into(folder: Path, root: Path, record: str) -> None:
+    """Move `record` and the files of a data folder, those that are there, from `folder` to `root`, each of them whole.
 
-def move_into(folder: Path, root: Path, names: Iterable[str]) -> None:
-    """Move files of `folder`, those that are there, to the data folder `root`, in this order, each of them whole.
-
-    With the visual features last `root` looks whole at no time before the last move.
+    The visual features come last: `root` looks whole at no time before their move.
     """
-    there = [name for name in names if (folder / name).exists()]
+    there = [name for name in (record, *MOVED) if (folder / name).exists()]
     for name in there:
         with open(folder / name, "rb+") as file:
             os.fsync(file.fileno())
@@ -189,8 +153,9 @@ def write_features(
         contextlib.closing(RowWriter(paths[1], shapes[1], dtype)) as audio,
     ):
         clips = ahead((functools.partial(clip, row) for row in range(shapes[0][0])), threads, most=4 * threads)
-        for row, features in enumerate(clips):
-            visual[row], audio[row] = features
+        for visual_row, audio_row in clips:
+            visual.append(visual_row)
+            audio.append(audio_row)
             bar.update()
 
 
@@ -203,9 +168,13 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _lay_out(
-    path: Path, shape: tuple[int, ...], dtype: np.dtype, chunked: bool, attributes: Mapping[str, str]
-) -> np.ndarray:
-    """Create the file `path` with room for the array; where each row begins in it, [rows] int64 bytes."""
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    chunked: bool = False,
+    attributes: Mapping[str, str] | None = None,
+) -> int:
+    """Create the file `path` with room for the array; where its rows begin, which follow one another, in bytes."""
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -216,5 +185,5 @@ def _lay_out(
         space = h5py.h5s.create_simple(shape)
         h5py.h5d.create(file.id, files.KEY.encode(), h5py.h5t.py_create(dtype), space, early)
         array = file[files.KEY]
-        array.attrs.update(attributes)
-        return row_offsets(array)
+        array.attrs.update(attributes or {})
+        return int(row_offsets(array)[0])

@@ -28,7 +28,7 @@ def in_a_process(arguments: list[str], to: Path, before: Callable[[], object] = 
 
 # What writes: each call is a moment at which a run may be killed.
 MOMENTS = [
-    (writing.GrowingFile, "append"), (writing.GrowingFile, "sync"), (writing.GrowingFile, "finish"),
+    (writing.RowWriter, "append"), (writing.RowWriter, "sync"), (writing.RowWriter, "finish"),
     (journal.Journal, "_append"), (make, "write_text"), (make, "write_array"), (make, "move_into"),
     (os, "replace"), (make.shutil, "rmtree"),
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from dataset.ingest.journal import Block, Journal, hash_of
 from dataset.ingest.report import Report
 from dataset.ingest.table import Clip
 from dataset.prefetch import ahead
-from dataset.writing import GrowingFile, RowWriter, alone, move_into, size_of_file, write_array
+from dataset.writing import RowWriter, alone, move_into, size_of_file, write_array
 from utils.base.atomic import make_folder, require_free_space, write_text, writing
 from utils.base.errors import UserError
 from utils.base.text import read_json
@@ -28,19 +28,6 @@ from utils.base.text import read_json
 RECORD = "ingest.json"
 WORK = ".ingest"
 BLOCK = 64  # clips between two points at which a killed run goes on: 64 MB of AVE's shape in float32
-
-# In the order in which they are moved to the folder; the visual features last, because a folder without them doesn't
-# look whole.
-_FILES = (
-    files.CATEGORIES,
-    files.ANNOTATIONS,
-    *files.ORDERS,
-    files.LABELS,
-    files.CLIP_LABELS,
-    RECORD,
-    files.AUDIO,
-    files.VISUAL,
-)
 
 
 def make_data_folder(
@@ -69,7 +56,7 @@ def make_data_folder(
         report = Report(journal, clips, names)
         _write_small_files(work, journal, clips, names)
         write_text(work / RECORD, report.record(plan))
-        move_into(work, root, _FILES)
+        move_into(work, root, RECORD)
         shutil.rmtree(work)
     return report
 
@@ -105,24 +92,22 @@ def _read_all(work: Path, journal: Journal, clips: list[Clip], reader: Reader, w
     """Read every clip that isn't done yet and write its features; after each BLOCK clips the journal has them."""
     if journal.layout is None:
         journal.begin(_layout(clips, reader))
-    layout, rows = journal.layout, journal.rows
+    layout, done, rows = journal.layout, journal.clips, journal.rows
     kinds = ((files.VISUAL, layout.visual, layout.visual_dtype), (files.AUDIO, layout.audio, layout.audio_dtype))
-    sizes = (size_of_file((len(clips) - rows, *shape), dtype) for _, shape, dtype in kinds)
-    require_free_space(work, sum(sizes))
-    with contextlib.ExitStack() as stack:
-        growing = [GrowingFile(work / name, shape, dtype, rows) for name, shape, dtype in kinds]
-        for file in growing:
-            stack.callback(file.close)
-        bar = stack.enter_context(
-            tqdm(total=len(clips), initial=journal.clips, desc="ingesting", unit="clip", disable=None)
-        )
-        start = journal.clips
-        jobs = (functools.partial(reader.read, clip, layout) for clip in itertools.islice(clips, start, None))
-        outcomes = stack.enter_context(contextlib.closing(ahead(jobs, workers, most=2 * workers)))
-        for block in _blocks(enumerate(outcomes, start)):
-            journal.add(_write(block, growing, bar))
-        for file in growing:
-            file.finish()
+    require_free_space(work, sum(size_of_file((len(clips) - rows, *shape), dtype) for _, shape, dtype in kinds))
+    jobs = (functools.partial(reader.read, clip, layout) for clip in clips[done:])
+    with (
+        contextlib.ExitStack() as stack,
+        tqdm(total=len(clips), initial=done, desc="ingesting", unit="clip", disable=None) as bar,
+        contextlib.closing(ahead(jobs, workers, most=2 * workers)) as outcomes,
+    ):
+        writers = [RowWriter(work / name, (len(clips), *shape), dtype, rows=rows) for name, shape, dtype in kinds]
+        for writer in writers:
+            stack.callback(writer.close)
+        for start in range(done, len(clips), BLOCK):
+            journal.add(_write(start, itertools.islice(outcomes, BLOCK), writers, bar))
+        for writer in writers:
+            writer.finish()
     journal.finish()
 
 
@@ -140,17 +125,11 @@ def _layout(clips: list[Clip], reader: Reader) -> Layout:
     )
 
 
-def _blocks(outcomes: Iterator[tuple[int, Outcome]]) -> Iterator[Iterator[tuple[int, Outcome]]]:
-    """The clips in blocks of BLOCK, each an iterator, so that none is in memory; use up each one before the next."""
-    for first in outcomes:
-        yield itertools.chain([first], itertools.islice(outcomes, BLOCK - 1))
-
-
-def _write(clips: Iterator[tuple[int, Outcome]], growing: list[GrowingFile], bar: tqdm) -> Block:
-    """Write the features of a block's clips to the disk; returns what the journal keeps of them."""
-    visual, audio = growing
-    block, states, clip_count = Block(0, [], [], [], ""), [], 0
-    for position, outcome in clips:
+def _write(start: int, outcomes: Iterator[Outcome], writers: list[RowWriter], bar: tqdm) -> Block:
+    """Write the features of the clips from the table's position `start` on; returns what the journal keeps of them."""
+    visual, audio = writers
+    block, states, position = Block(0, [], [], [], ""), [], start
+    for position, outcome in enumerate(outcomes, start):
         if outcome.left_out is not None:
             block.left_out.append((position, outcome.left_out))
         else:
@@ -159,11 +138,10 @@ def _write(clips: Iterator[tuple[int, Outcome]], growing: list[GrowingFile], bar
             block.kept.append((position, "".join("01"[int(filled)] for filled in outcome.event)))
             block.notes.extend((position, note) for note in outcome.notes)
         states += outcome.states
-        clip_count += 1
         bar.update()
-    for file in growing:
-        file.sync()
-    return block._replace(clips=clip_count, states=hash_of(states))
+    for writer in writers:
+        writer.sync()
+    return block._replace(clips=position + 1 - start, states=hash_of(states))
 
 
 def _write_small_files(work: Path, journal: Journal, clips: list[Clip], names: list[str]) -> None:
@@ -184,6 +162,6 @@ def _write_small_files(work: Path, journal: Journal, clips: list[Clip], names: l
         contextlib.closing(RowWriter(work / files.LABELS, shape, "float32")) as of_segments,
         contextlib.closing(RowWriter(work / files.CLIP_LABELS, shape[::2], "float32")) as of_clips,
     ):
-        for row, (clip, event) in enumerate(kept):
-            of_segments[row] = columns[[clip.category if filled == "1" else -1 for filled in event]]
-            of_clips[row] = columns[clip.category]
+        for clip, event in kept:
+            of_segments.append(columns[[clip.category if filled == "1" else -1 for filled in event]])
+            of_clips.append(columns[clip.category])

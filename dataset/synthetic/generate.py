@@ -35,20 +35,7 @@ from utils.base.text import read_json
 _VERSION = 2
 
 
-# In the order in which they are moved to the folder; the visual features last, because a folder without them
-# doesn't look whole.
-_FILES = (
-    files.GENERATED,
-    files.ANNOTATIONS,
-    *(files.order_file(split) for split in files.SPLITS),
-    files.LABELS,
-    files.CLIP_LABELS,
-    files.NOISY_LABELS,
-    files.NOISY_AUDIO,
-    files.NOISY_VISUAL,
-    files.AUDIO,
-    files.VISUAL,
-)
+_FILES = (files.GENERATED, *(name for name in writing.MOVED if name != files.CATEGORIES))
 
 
 # The first number of each random stream; those of `dataset.synthetic.clips` are others.
@@ -85,11 +72,11 @@ def generate(
         fix="free some space, choose another folder, or ask for fewer clips or a smaller number type",
     )
     atomic.make_folder(out)
-    with atomic.writing(out), writing.working_folder(out) as part:
+    with atomic.writing(out), writing.alone(out), atomic.private_folder(out / "generating") as part:
         _write(part, settings, layout, threads or os.cpu_count() or 1)
         record["bytes"] = {name: (part / name).stat().st_size for name in _FILES if name != files.GENERATED}
         (part / files.GENERATED).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        writing.move_into(part, out, _FILES)
+        writing.move_into(part, out, files.GENERATED)
     return out
 
 

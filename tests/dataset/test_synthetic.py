@@ -269,7 +269,7 @@ def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, tiny):
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
-    with writing.working_folder(tmp_path), pytest.raises(UserError, match="another run"):
+    with writing.alone(tmp_path), pytest.raises(UserError, match="another run"):
         generate.generate(tmp_path, TINY)
 
 
