@@ -46,8 +46,8 @@ class AVEDataset(Dataset):
         dtype: of the features handed out; the files may hold float64, float32 or float16.
 
     Attributes:
-        sources: the pairs of feature files; `source` says which of them holds a clip.
-        rows: [n] row of each clip in its feature files.
+        sources: the pairs of feature files.
+        source_of, rows: [n] which of `sources` holds each clip, and its row there.
         labels: [n, ...] float32, in the order of the split.
 
     Raises:
@@ -60,6 +60,7 @@ class AVEDataset(Dataset):
         self.sources = [feature_pair(self.root / files.VISUAL, self.root / files.AUDIO)]
         self._readers: tuple[int, list[list[RowReader]]] | None = None  # with the process that may use them
         self.rows = read_order(self.root, split)
+        self.source_of = np.zeros_like(self.rows)
         clips = len(self.sources[0].visual)
         if self.rows.size == 0:
             raise UserError(f"{self.root / files.order_file(split)}: lists no clip; {files.HOW_TO_GET_DATA}")
@@ -100,11 +101,11 @@ class AVEDataset(Dataset):
 
     def source(self, index: int) -> tuple[int, int]:
         """Which of `sources` holds the split's clip `index`, and its row there."""
-        return 0, int(self.rows[index])
+        return int(self.source_of[index]), int(self.rows[index])
 
     def file_order(self) -> torch.Tensor:
         """The split's positions in the order of their rows in the files, [n] int64."""
-        return torch.from_numpy(np.argsort(self.rows, kind="stable"))
+        return torch.from_numpy(np.lexsort((self.rows, self.source_of)))
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         index = range(len(self))[index]  # negative indices count from the end; past it is an IndexError
@@ -140,7 +141,6 @@ class WeakAVEDataset(AVEDataset):
     ) -> None:
         self.label_regime = label_regime
         super().__init__(root, split, dtype)
-        self.clips_with_event = len(self.rows)
         if split == "train" and files.NOISY_VISUAL in files.LABEL_REGIMES[label_regime].reads:
             self._append_background_only()
 
@@ -168,12 +168,6 @@ class WeakAVEDataset(AVEDataset):
                 f"background-only clips and {self.labels.shape[-1]} label columns are expected"
             )
         self.sources.append(background)
+        self.source_of = np.repeat([0, 1], [len(self.rows), clips])
         self.rows = np.concatenate([self.rows, np.arange(clips)])
         self.labels = np.concatenate([self.labels, noisy_labels])
-
-    def file_order(self) -> torch.Tensor:
-        in_second_file = np.arange(len(self)) >= self.clips_with_event
-        return torch.from_numpy(np.lexsort((self.rows, in_second_file)))
-
-    def source(self, index: int) -> tuple[int, int]:
-        return int(index >= self.clips_with_event), int(self.rows[index])

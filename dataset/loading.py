@@ -8,7 +8,6 @@ then: the kind of order goes with it (`Batches.in_blocks`). Every clip comes exa
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
 import logging
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from dataset.ave import AVEDataset
 from dataset.clips import read_clips, split_bytes
@@ -64,12 +63,15 @@ class Batches(ABC):
         batch_size: clips a step, over all processes. The last, shorter batch is kept.
         device: of the features and labels handed out.
         seed: None keeps the split's order (evaluation); a number shuffles each epoch anew.
+        workers: reading threads; worker processes of LoaderBatches.
 
     Attributes:
+        prefetches: whether a thread makes the next batch while the network works on this one.
         in_blocks: how it shuffles: False: all clips; True: blocks of neighbours in the files, and clips among few
             blocks at a time, because reading neighbours is what makes streaming quick.
     """
 
+    prefetches = False
     in_blocks = False
 
     def __init__(
@@ -79,8 +81,9 @@ class Batches(ABC):
         device: torch.device,
         seed: int | None = None,
         shard: Shard = _ALONE,
+        workers: int = 2,
     ) -> None:
-        self.dataset, self.batch_size, self.seed, self.shard = dataset, batch_size, seed, shard
+        self.dataset, self.batch_size, self.seed, self.shard, self.workers = dataset, batch_size, seed, shard, workers
         self.device, self.dtype = device, dataset.dtype
 
     def __len__(self) -> int:
@@ -121,15 +124,15 @@ class Batches(ABC):
 
     def batches_of(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
         """The batches of some steps, which `steps` returned, or that are of any other clips."""
-        return (self._moved(batch) for batch in self._in_memory(steps))
+        batches = self._in_memory(steps)
+        return self._prefetched(batches) if self.prefetches else map(self._moved, batches)
 
     @abstractmethod
     def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
         """The batches of some steps, wherever and in whatever precision their features wait."""
 
-    def _prefetched(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
-        """The batches of some steps, made and moved to the device while the network works on the one before."""
-        batches = self._in_memory(steps)
+    def _prefetched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Batches made and moved to the device while the network works on the one before."""
         if self.device.type != "cuda":
             yield from one_ahead(self._moved(batch) for batch in batches)
             return
@@ -168,22 +171,19 @@ class ResidentBatches(Batches):
 
     Args (besides those of Batches):
         home: the device whose memory holds the features.
-        workers: reading threads.
     """
 
-    def __init__(self, *args, home: torch.device, workers: int = 2, **kwargs) -> None:
+    def __init__(self, *args, home: torch.device, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.visual, self.audio = read_clips(
             self.dataset,
             torch.arange(len(self.dataset)),
             home,
-            workers,
+            self.workers,
             description=f"loading {self.dataset.split}" if self.shard.rank == 0 else None,
         )
         self.labels = torch.from_numpy(self.dataset.labels).to(home)
-
-    def batches_of(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
-        return super().batches_of(steps) if self.visual.device == self.device else self._prefetched(steps)
+        self.prefetches = self.visual.device != self.device
 
     def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
         order = torch.cat([torch.empty(0, dtype=torch.int64), *(clips for clips, _ in steps)])
@@ -202,14 +202,8 @@ class StreamedBatches(Batches):
     works on this one.
     """
 
+    prefetches = True
     in_blocks = True
-
-    def __init__(self, *args, workers: int = 2, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.workers = workers
-
-    def batches_of(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
-        return self._prefetched(steps)
 
     def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
         per_pool = max(1, self.pool_clips // max((self.batch_size, *(len(clips) for clips, _ in steps))))
@@ -230,42 +224,20 @@ class StreamedBatches(Batches):
 class LoaderBatches(Batches):
     """A torch DataLoader over the data set's items, with worker processes: the authors' way of loading."""
 
-    def __init__(self, *args, workers: int = 2, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.workers = workers
-
     def _in_memory(self, steps: list[tuple[Tensor, float]]) -> Iterator[Batch]:
         loader = DataLoader(
             self.dataset,
-            batch_sampler=_Steps(steps),
+            batch_sampler=[clips.tolist() for clips, _ in steps],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             # Without it each epoch's workers would draw their base seed from, and so disturb, the run's generator.
             generator=torch.Generator(),
         )
-        with _as_said_by_workers():
+        try:
             for (visual, audio, labels), (clips, weight) in zip(loader, steps, strict=True):
                 yield Batch(visual, audio, labels, clips, weight)
-
-
-@contextlib.contextmanager
-def _as_said_by_workers() -> Iterator[None]:
-    """Let a worker's UserError say its own line: torch puts the worker's traceback before it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(str(error).rpartition("UserError: ")[2]) from error
-
-
-class _Steps(Sampler):
-    def __init__(self, steps: list[tuple[Tensor, float]]) -> None:
-        self.steps = steps
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (clips.tolist() for clips, _ in self.steps)
-
-    def __len__(self) -> int:
-        return len(self.steps)
+        except UserError as error:  # a worker's: torch puts its traceback before the line that it said
+            raise UserError(str(error).rpartition("UserError: ")[2]) from error
 
 
 # From the fastest to the one that takes the least memory, with what is said of each.
