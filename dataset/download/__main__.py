@@ -24,14 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--videos", action="store_true", help="also the raw videos, into the data folder's videos")
     args = parser.parse_args(argv)
 
-    wanted = [*sources.SUPERVISED]
-    for asked, group in (
-        (args.weak, sources.WEAK),
-        (args.checkpoints, sources.CHECKPOINTS),
-        (args.videos, sources.RAW_VIDEOS),
-    ):
-        if asked:
-            wanted += group
+    groups = ((args.weak, sources.WEAK), (args.checkpoints, sources.CHECKPOINTS), (args.videos, sources.RAW_VIDEOS))
+    wanted = [*sources.SUPERVISED, *(source for asked, group in groups if asked for source in group)]
     download(wanted, args.to)
 
 

@@ -26,18 +26,16 @@ from utils.base.errors import UserError, write_error
 from utils.base.locks import held
 
 ATTEMPTS = 3  # to get on with a file, in succession without a new byte
-
-
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
-
-
 TIMEOUT = 60.0  # seconds without a byte
-
-
 _STAGING = ".download"
 
 
-class _Unreachable(Exception):
+class _NotGot(Exception):
+    """Why a file couldn't be got. `download` adds which file, and the way without this program."""
+
+
+class _Unreachable(_NotGot):
     """The source's host doesn't answer at all."""
 
 
@@ -48,33 +46,34 @@ def download(wanted: list[Source], to: str | os.PathLike) -> None:
     once. Raises UserError, after one line on stderr for each further file, for files that couldn't be got:
     each line says what happened, the address to fetch by hand, and where to put the file.
     """
-    failures = []
-    missing = []
+    failures, missing = [], []
     for source in wanted:
+        target = source.path_in(to)
         try:
-            there = _is_there(source, source.path_in(to))
+            if _is_there(source, target):
+                print(f"{target}: already there")
+            else:
+                missing.append((source, target, target.parent / _STAGING / source.name))
         except UserError as error:
             failures.append(str(error))
-            continue
-        if there:
-            print(f"{source.path_in(to)}: already there")
-        else:
-            missing.append(source)
-    for folder in {make_folder(source.path_in(to).parent) for source in missing}:
-        waiting = [source for source in missing if source.path_in(to).parent == folder]
-        require_free_space(folder, sum(max(0, source.size - _bytes_so_far(source, to)) for source in waiting))
+    for folder in {make_folder(target.parent) for _, target, _ in missing}:
+        waiting = [(source, staged) for source, target, staged in missing if target.parent == folder]
+        require_free_space(folder, sum(max(0, source.size - _bytes_so_far(staged)) for source, staged in waiting))
 
-    unreachable: dict[str, str] = {}
-    for source in missing:
-        target, host = source.path_in(to), str(urlsplit(source.url).hostname)
+    unreachable = set()
+    for source, target, staged in missing:
+        host = str(urlsplit(source.url).hostname)
         try:
             if host in unreachable:
-                raise _Unreachable(unreachable[host])
-            _get(source, target)
+                raise _Unreachable(f"no connection to {host}")
+            _get(source, target, staged)
             print(f"{target}: fetched and verified")
-        except _Unreachable as error:
-            unreachable[host] = str(error)
-            failures.append(_by_hand(source, target, str(error)))
+        except _NotGot as error:
+            if isinstance(error, _Unreachable):
+                unreachable.add(host)
+            put = f"{staged} and run this again" if source.is_archive else target
+            by_hand = f"try again later, or fetch {source.url} by hand (in a browser) and put it at {put}"
+            failures.append(f"{target}: {error}; {by_hand}")
         except UserError as error:
             failures.append(str(error))
     for line in failures[:-1]:
@@ -104,27 +103,25 @@ def _is_there(source: Source, target: Path) -> bool:
     return True
 
 
-def _get(source: Source, target: Path) -> None:
-    """Fetch a file, verify it and put it where it belongs. Raises UserError or _Unreachable."""
-    folder = make_folder(target.parent / _STAGING)
+def _get(source: Source, target: Path, staged: Path) -> None:
+    """Fetch a file, verify it and put it where it belongs. Raises UserError or _NotGot."""
+    folder = make_folder(staged.parent)
     try:
         with held(folder / "lock", f"{folder}: another download is at work there; wait until it ends"):
-            _get_into(folder, source, target)
+            if not staged.exists():  # else a run was killed while verifying it, or someone put it there by hand
+                _fetch(source.url, target, staged)
+            _verify_and_place(source, target, staged)
     finally:
         with contextlib.suppress(OSError):  # the beginning of a file may be waiting there
             folder.rmdir()
 
 
-def _get_into(folder: Path, source: Source, target: Path) -> None:
-    staged = folder / source.name
-    if not staged.exists():  # else a run was killed while verifying it, or someone put it there by hand
-        _fetch(source, target, staged)
+def _verify_and_place(source: Source, target: Path, staged: Path) -> None:
     try:
         verify.require_published(staged, source.blob)
     except UserError as error:
         staged.unlink()
-        reason = str(error).removeprefix(f"{staged}: ").partition(";")[0]
-        raise UserError(_by_hand(source, target, f"what came {reason}")) from error
+        raise _NotGot(f"what came {str(error).removeprefix(f'{staged}: ').partition(';')[0]}") from error
     if source.is_archive:
         unpack_videos(staged, target)
         staged.unlink()
@@ -134,8 +131,8 @@ def _get_into(folder: Path, source: Source, target: Path) -> None:
         os.replace(staged, target)
 
 
-def _fetch(source: Source, target: Path, staged: Path) -> None:
-    """Bring a file to `staged`, going on as long as bytes arrive. Raises UserError or _Unreachable."""
+def _fetch(url: str, target: Path, staged: Path) -> None:
+    """Bring a file to `staged`, going on as long as bytes arrive. Raises UserError or _NotGot."""
     reached, attempts = 0, 0
     with tqdm(desc=f"fetching {target}", unit="B", unit_scale=True, disable=None) as bar:
 
@@ -151,43 +148,26 @@ def _fetch(source: Source, target: Path, staged: Path) -> None:
         while True:
             attempts += 1
             try:
-                gdown.download(source.url, str(staged), quiet=True, resume=True, timeout=TIMEOUT, progress=progress)
+                gdown.download(url, str(staged), quiet=True, resume=True, timeout=TIMEOUT, progress=progress)
                 return
             except gdown.exceptions.FileURLRetrievalError as error:
-                raise UserError(
-                    _by_hand(source, target, f"Google Drive does not give it out ({_quote(error)})")
-                ) from error
+                raise _NotGot(f"Google Drive does not give it out ({_quote(error)})") from error
             except requests.HTTPError as error:
-                status = error.response.status_code
-                if status < 500 or attempts >= ATTEMPTS:
-                    raise UserError(_by_hand(source, target, f"the server answers {_quote(error)}")) from error
+                if error.response.status_code < 500 or attempts >= ATTEMPTS:
+                    raise _NotGot(f"the server answers {_quote(error)}") from error
             except (requests.RequestException, gdown.exceptions.DownloadError, ConnectionError, TimeoutError) as error:
                 if attempts >= ATTEMPTS:
                     if reached == 0 and isinstance(error, requests.ConnectionError | requests.Timeout):
-                        raise _Unreachable(f"no connection to {urlsplit(source.url).hostname}") from error
-                    raise UserError(
-                        _by_hand(
-                            source,
-                            target,
-                            f"broke off at {reached:,} bytes ({_quote(error)}); run this again to continue",
-                        )
+                        raise _Unreachable(f"no connection to {urlsplit(url).hostname}") from error
+                    raise _NotGot(
+                        f"broke off at {reached:,} bytes ({_quote(error)}); run this again to continue"
                     ) from error
                 if isinstance(error, gdown.exceptions.DownloadError) and error.__cause__ is None and attempts > 1:
-                    # The server doesn't continue what is there (or has another file now): begin again.
-                    _discard_beginning(staged)
+                    for beginning in _beginnings(staged):
+                        beginning.unlink()  # the server doesn't continue it (or has another file now): begin again
             except OSError as error:
                 raise write_error(staged, error) from error
             time.sleep(PAUSE * 2 ** (attempts - 1))
-
-
-def _by_hand(source: Source, target: Path, what: str) -> str:
-    """The one line for a file that could not be got: what happened, and the way without this program."""
-    put = (
-        f"put it at {target.parent / _STAGING / source.name} and run this again"
-        if source.is_archive
-        else f"put it at {target}"
-    )
-    return f"{target}: {what}; try again later, or fetch {source.url} by hand (in a browser) and {put}"
 
 
 def _quote(error: Exception) -> str:
@@ -204,13 +184,7 @@ def _beginnings(staged: Path) -> list[Path]:
     return list(staged.parent.glob(f"{staged.name}{'?' * 8}.part"))
 
 
-def _discard_beginning(staged: Path) -> None:
-    for path in _beginnings(staged):
-        path.unlink()
-
-
-def _bytes_so_far(source: Source, to: str | os.PathLike) -> int:
-    staged = source.path_in(to).parent / _STAGING / source.name
+def _bytes_so_far(staged: Path) -> int:
     return sum(path.stat().st_size for path in (staged, *_beginnings(staged)) if path.exists())
 
 
