@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from utils.base.errors import UserError
 
 
 @dataclass
@@ -23,6 +27,14 @@ class FileReport:
     finite: bool | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def noting_errors(self) -> Iterator[None]:
+        """Add a UserError within the block to the problems."""
+        try:
+            yield
+        except UserError as error:
+            self.problems.append(str(error))
 
     def problem(self, text: str) -> None:
         """Add a problem; the file's path is put before it."""

@@ -7,6 +7,7 @@ files, so that other data sets in this format are held to the same rules. No fea
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -45,75 +46,54 @@ class _Folder:
             name: FileReport(root / name, there) for name, there in present.items() if there or name != files.CATEGORIES
         }
         self.wanted_orders = [files.order_file(split) for split in splits]
-        self.annotations = self._read_annotations()
-        self.names = self._read_names()
+        self.annotations, self.names = self._read_texts()
         self.arrays: dict[str, np.ndarray] = {}
         for name, report in self.reports.items():
             if name not in files.TEXTS and (report.present or self._is_needed(name)):
-                values = self._read_array(name)
-                if values is not None:
-                    self.arrays[name] = values
+                with report.noting_errors():
+                    self._read_array(name, report)
         self.sizes = self._agreed_sizes()
         annotations = None if self.annotations is None else root / files.ANNOTATIONS
         check_labels(self.reports, self.arrays, annotations, self.sizes.get("segments a clip", (None,))[0])
         self._check_splits()
-        self._compare_with_official_splits()
 
     # Reading
 
-    def _read_annotations(self) -> list[labels.Annotation] | None:
-        report = self.reports[files.ANNOTATIONS]
-        if not report.present:
-            if self.reports[files.LABELS].present:
-                report.note(
-                    "not there, so categories and clips have no names; `python -m dataset.download` fetches AVE's",
-                )
-            return None
-        try:
-            annotations = labels.read_annotations(self.root / files.ANNOTATIONS)
-        except UserError as error:
-            report.problems.append(str(error))
-            return None
-        report.shape, report.dtype = (len(annotations),), "text"
-        return annotations
-
-    def _read_names(self) -> list[str] | None:
-        """Names of the categories by index; None where no file names them or `categories.txt` can't be used."""
-        annotated, listed = self.root / files.ANNOTATIONS, self.reports.get(files.CATEGORIES)
-        try:
-            if self.annotations is not None:
-                names = labels.categories_by_index(annotated, self.annotations)
-            elif listed is not None:
-                names = labels.read_categories(self.root / files.CATEGORIES)
+    def _read_texts(self) -> tuple[list[labels.Annotation] | None, list[str] | None]:
+        """The annotations, and the names of the categories by index; None where no file that can be used has them."""
+        annotated, listed = self.reports[files.ANNOTATIONS], self.reports.get(files.CATEGORIES)
+        annotations = names = None
+        if annotated.present:
+            with annotated.noting_errors():
+                annotations = labels.read_annotations(annotated.path)
+                annotated.shape, annotated.dtype = (len(annotations),), "text"
+        elif self.reports[files.LABELS].present:
+            annotated.note(
+                "not there, so categories and clips have no names; `python -m dataset.download` fetches AVE's"
+            )
+        if listed is None:
+            return annotations, None if annotations is None else labels.categories_of(annotations)
+        with listed.noting_errors():
+            if annotations is None:
+                names = labels.read_categories(listed.path)
             else:
-                return None
-        except UserError as error:
-            listed.problems.append(str(error))
-            self.annotations = None  # without numbers for its categories it can't be compared with anything
-            return None
-        if listed is not None:
+                names = labels.categories_by_index(annotated.path, annotations)
             listed.shape, listed.dtype = (len(names),), "text"
-        return names
+        # Without numbers for their categories annotations can't be compared with anything.
+        return None if names is None else annotations, names
 
-    def _read_array(self, name: str) -> np.ndarray | None:
-        """The array of a small file; None for a feature file and for a file that can't be used."""
-        report, path = self.reports[name], self.root / name
-        try:
-            array = array_file(path)
-            if array.key != files.key_of(name):
-                report.note(f"its only array {array.key!r} is taken for {files.key_of(name)!r}")
-            if name not in files.ORDERS and 0 in array.shape:
-                raise UserError(f"{path}: is empty (shape {list(array.shape)}); fetch or make the file again")
-            values = None
-            if name in files.ORDERS:
-                values = read_order(self.root, files.SPLITS[files.ORDERS.index(name)])
-            elif name not in files.FEATURES:
-                values = array.read()
-            if values is not None:
-                report.finite = bool(np.isfinite(values).all())
-        except UserError as error:
-            report.problems.append(str(error))
-            return None
+    def _read_array(self, name: str, report: FileReport) -> None:
+        """Note what a file's array is, and keep small ones. Raises UserError where it can't be used."""
+        array = array_file(report.path)
+        if array.key != files.key_of(name):
+            report.note(f"its only array {array.key!r} is taken for {files.key_of(name)!r}")
+        if name not in files.ORDERS and 0 in array.shape:
+            raise UserError(f"{report.path}: is empty (shape {list(array.shape)}); fetch or make the file again")
+        if name not in files.FEATURES:
+            is_order = name in files.ORDERS
+            values = read_order(self.root, files.SPLITS[files.ORDERS.index(name)]) if is_order else array.read()
+            report.finite = bool(np.isfinite(values).all())
+            self.arrays[name] = values
         report.key, report.shape, report.dtype = array.key, array.shape, str(array.dtype)
         if name in files.VISUALS and channels_seem_first(array.shape):
             rows, columns, features = array.shape[2:]
@@ -121,7 +101,6 @@ class _Folder:
                 f"has a grid of {rows} x {columns} cells with {features} features; if these are {rows} features of "
                 f"{columns} x {features} cells, `python -m dataset.convert --channels-first` puts them in order",
             )
-        return values
 
     def _is_needed(self, name: str) -> bool:
         """Whether the absence of the array file `name` is a problem."""
@@ -166,25 +145,20 @@ class _Folder:
         return {} if shape is None or name in files.ORDERS else dict(zip(files.dimensions(name), shape, strict=True))
 
     def _check_splits(self) -> None:
-        for name in files.ORDERS:
-            if name in self.arrays:
-                self._check_rows(self.reports[name], self.arrays[name])
-        for i, name in enumerate(files.ORDERS):
-            for other in files.ORDERS[:i]:
-                if name in self.arrays and other in self.arrays:
-                    shared = np.intersect1d(self.arrays[name], self.arrays[other])
-                    if shared.size:
-                        self.reports[name].problem(
-                            f"shares {shared.size} clips with {other} (row {shared[0]}), but splits must be disjoint; "
-                            f"take both files from one data set",
-                        )
-
-    def _compare_with_official_splits(self) -> None:
-        if self.annotations is None:
-            return
-        for split in files.SPLITS:
-            if files.order_file(split) in self.arrays and (fewer := fewer_clips(self.root, [split])):
-                self.reports[files.order_file(split)].notes.append(fewer)
+        orders = {name: self.arrays[name] for name in files.ORDERS if name in self.arrays}
+        for name, rows in orders.items():
+            self._check_rows(self.reports[name], rows)
+        for (other, others), (name, rows) in itertools.combinations(orders.items(), 2):
+            shared = np.intersect1d(rows, others)
+            if shared.size:
+                self.reports[name].problem(
+                    f"shares {shared.size} clips with {other} (row {shared[0]}), but splits must be disjoint; "
+                    f"take both files from one data set",
+                )
+        if self.annotations is not None:
+            for split in files.SPLITS:
+                if files.order_file(split) in orders and (fewer := fewer_clips(self.root, [split])):
+                    self.reports[files.order_file(split)].notes.append(fewer)
 
     def _check_rows(self, report: FileReport, rows: np.ndarray) -> None:
         if rows.size == 0:

@@ -9,7 +9,6 @@ import numpy as np
 
 from dataset import files, labels
 from dataset.check.file_report import FileReport
-from utils.base.errors import UserError
 
 # The published labels.h5 differs from Annotations.txt in a few clips that carry two events; labels of
 # another data set, or rows in another order, differ nearly everywhere.
@@ -36,10 +35,8 @@ def check_labels(
     if segment_labels is not None:
         segments = segment_labels.shape[1]
     if annotations is not None and segments is not None:
-        try:
+        with reports[files.ANNOTATIONS].noting_errors():  # an event may end after its clip
             expected = labels.labels_from_annotations(annotations, segments)
-        except UserError as error:  # an event ends after its clip
-            reports[files.ANNOTATIONS].problems.append(str(error))
     if segment_labels is not None and _is_one_hot(reports[files.LABELS], segment_labels) and expected is not None:
         _compare_segments(reports[files.LABELS], segment_labels, expected)
     if clip_labels is not None and _is_one_hot(reports[files.CLIP_LABELS], clip_labels):
