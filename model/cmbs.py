@@ -152,8 +152,7 @@ class SupervisedCMBS(nn.Module):
 
     def attend(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features -> attended features [B, T, Dv], the attention [B, T, N], and the audio that the LSTM reads."""
-        # Dropout before the ReLU is the same as after it, and the backward pass keeps one tensor less.
-        x = self.dropout(self.visual_projection(visual.flatten(2, 3))).relu()  # [B, T, N, Dv]
+        x = self.dropout.relu(self.visual_projection(visual.flatten(2, 3)))  # [B, T, N, Dv]
         return *self.attention(x, audio), self.guided_audio(x, audio)
 
     def guided_audio(self, x: Tensor, audio: Tensor) -> Tensor:
@@ -251,7 +250,7 @@ class WeaklySupervisedCMBS(nn.Module):
 
     def attend(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Features -> attended features [B, T, Dv] and the attention [B, T, N]."""
-        x = self.dropout(self.visual_projection(visual.flatten(2, 3))).relu()  # [B, T, N, Dv]
+        x = self.dropout.relu(self.visual_projection(visual.flatten(2, 3)))  # [B, T, N, Dv]
         return self.attention(x, audio)
 
     @staticmethod

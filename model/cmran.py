@@ -64,7 +64,7 @@ class CMRAN(nn.Module):
 
     def attend(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Features -> attended features [B, T, Dv] and the attention [B, T, N]."""
-        x = self.dropout(self.visual_projection(visual.flatten(2, 3))).relu()  # [B, T, N, Dv]
+        x = self.dropout.relu(self.visual_projection(visual.flatten(2, 3)))  # [B, T, N, Dv]
         return self.attention(x, audio)
 
     def classify(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Explanation]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.avga import AudioGuidedVisualAttention, start_xavier
+from model.dropout import Dropout
 from model.interface import Explanation, Network, Prediction, best_column, correct
 from model.losses import at_least_float32, weights_of, with_total
 from model.settings import OneSizeSettings
@@ -56,17 +57,17 @@ class PositiveSamplePropagation(nn.Module):
             self.visual_output, self.audio_output = (nn.Linear(d_model, d_model, bias=False) for _ in range(2))
         start_xavier(self.children())
         self.norm = nn.LayerNorm(d_model, eps=1e-6)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = Dropout(0.1)
 
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        v1, v2 = (self.dropout(layer(visual).relu()) for layer in (self.visual_1, self.visual_2))
-        a1, a2 = (self.dropout(layer(audio).relu()) for layer in (self.audio_1, self.audio_2))
+        v1, v2 = (self.dropout.relu(layer(visual)) for layer in (self.visual_1, self.visual_2))
+        a1, a2 = (self.dropout.relu(layer(audio)) for layer in (self.audio_1, self.audio_2))
         similar = at_least_float32((v2 @ a1.transpose(1, 2)).relu() / visual.shape[2] ** 0.5)  # rows visual
         visual = visual + self.strong_connections(similar) @ a2
         audio = audio + self.strong_connections(similar.transpose(1, 2)) @ v1
         if self.supervised:
-            visual = self.dropout(self.visual_output(visual).relu())
-            audio = self.dropout(self.audio_output(audio).relu())
+            visual = self.dropout.relu(self.visual_output(visual))
+            audio = self.dropout.relu(self.audio_output(audio))
         return self.norm(visual), self.norm(audio)
 
     def strong_connections(self, similar: Tensor) -> Tensor:

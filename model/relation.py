@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model.dropout import Dropout
+
 
 class CrossModalRelation(nn.Module):
     """One modality (query [B, T, in]) attends to the other (memory [B, T, d]) and itself -> [B, T, d].
@@ -23,14 +25,14 @@ class CrossModalRelation(nn.Module):
         self.linear2 = nn.Linear(feedforward, d_model)
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, query: Tensor, memory: Tensor) -> Tensor:
         q = self.projection(query)
         memory = torch.cat([memory, q], dim=1)
         attended, _ = self.attention(q, memory, memory, need_weights=False)
         h = self.norm1(q + self.dropout(attended))
-        return self.norm2(h + self.dropout(self.linear2(self.dropout(self.linear1(h).relu()))))
+        return self.norm2(h + self.dropout(self.linear2(self.dropout.relu(self.linear1(h)))))
 
 
 class AudioVisualInteraction(nn.Module):
@@ -40,7 +42,7 @@ class AudioVisualInteraction(nn.Module):
         super().__init__()
         self.attention = nn.MultiheadAttention(d_model, heads, attention_dropout, batch_first=True)
         self.norm = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, u: Tensor, w: Tensor) -> Tensor:
         interaction = u * w

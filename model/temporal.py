@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model.dropout import Dropout
+
 
 class AudioVisualLSTM(nn.Module):
     """A one-layer bidirectional LSTM for each modality, half of its width a direction.
@@ -36,6 +38,7 @@ class TemporalEncoder(nn.Module):
         super().__init__()
         self.projection = nn.Linear(in_dim, d_model)
         layer = nn.TransformerEncoderLayer(d_model, heads, feedforward, dropout, batch_first=True)
+        layer.dropout, layer.dropout1, layer.dropout2 = (Dropout(dropout) for _ in range(3))
         # nn.TransformerEncoder deep-copies the layer: both start from equal weights, as the authors' do.
         self.encoder = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
 

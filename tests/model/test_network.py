@@ -231,6 +231,20 @@ def test_dropout_keeps_the_expectation(p):
     assert torch.equal(dropout.eval()(x), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_dropout_and_relu_in_one_are_those_two(dtype):
+    torch.manual_seed(0)
+    dropout, x = Dropout(0.2).train(), torch.randn(7, 1013, dtype=dtype, requires_grad=True)
+    y = dropout.relu(x)
+    kept = y > 0
+    assert kept.float().mean().item() == pytest.approx(0.4, abs=0.03)  # 7,091 draws, five standard deviations
+    near = {"rtol": 1e-2 if dtype == torch.bfloat16 else 2e-5, "atol": 0}
+    torch.testing.assert_close(y, torch.where(kept, x / 0.8, 0), **near)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, torch.where(kept, 1 / 0.8, 0).to(dtype), **near)
+    assert torch.equal(dropout.eval().relu(x), x.relu())
+
+
 def test_dropout_follows_the_seed():
     dropout, x = Dropout(0.2).train(), torch.ones(100)
     torch.manual_seed(1)
