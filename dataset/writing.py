@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import h5py
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dataset import files
 from dataset.arrays import row_offsets
 from dataset.prefetch import ahead
+from utils.base.atomic import remove_leftovers
 from utils.base.errors import UserError
 from utils.base.locks import held
 
@@ -28,12 +29,15 @@ MOVED = (
 )
 
 
-def alone(root: Path) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
     """Keep every other command from writing into the data folder `root` within the block.
 
-    Raises UserError while another run does.
+    What killed ones left of files that they were writing is removed. Raises UserError while another run does.
     """
-    return held(root / ".lock", f"{root}: another run is writing there; wait until it ends")
+    with held(root / ".lock", f"{root}: another run is writing there; wait until it ends"):
+        remove_leftovers(root)
+        yield
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

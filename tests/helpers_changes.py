@@ -122,7 +122,7 @@ def replace_a_value(path: Path, draw: random.Random) -> None:
     path.write_text("\n".join(lines))
 
 
-TEXT, HDF5, JSON = (".txt", ".json", ".jsonl"), (".h5",), (".json", ".jsonl")
+TEXT, HDF5, JSON = (".txt", ".csv", ".json", ".jsonl"), (".h5",), (".json", ".jsonl")
 
 # By name: the change, the endings of the files that it can be done to, and whether a command that goes on has the same
 # result. (What it can't notice, such as another bit in a feature, is no reason to refuse.)

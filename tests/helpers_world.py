@@ -22,12 +22,15 @@ from typing import Any, NamedTuple
 
 import helpers_bad
 import pytest
-import sklearn.metrics  # noqa: F401 - as the next one: else every forked process would import it anew, for seconds
+import sklearn.metrics  # noqa: F401 - as others here: else every forked process would import it anew, for seconds
 import torch
 import torch._dynamo
+import torch.profiler._cupti_monitor
 from conftest import TINY_MODEL, without_privileges
 from helpers_changes import array
+from made_clips import clips_of, write_general, write_vggsound_avel
 
+from dataset import files, labels
 from model import NETWORKS, build_model
 from utils.base import text
 from utils.base.atomic import write_text
@@ -35,6 +38,7 @@ from utils.base.checkpoint import LAST, Checkpoint
 from utils.config import files as config_files
 from utils.config.settings import SUPERVISED, WEAK
 from utils.study.runs import TABLES
+from utils.training import launching, run  # noqa: F401
 
 SECONDS = 120  # that no command may take, on however busy a machine
 HAS_VIDEOS = importlib.util.find_spec("av") is not None
@@ -52,6 +56,17 @@ class Command(NamedTuple):
 
 def arrays(folder: Path) -> dict[str, torch.Tensor]:
     return {path.name: torch.from_numpy(array(path).astype("f8")) for path in sorted(folder.glob("*.h5"))}
+
+
+def by_clip(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a data folder that was ingested holds of each clip."""
+    values = arrays(folder)
+    split = {int(row): name for name in files.ORDERS for row in values.pop(name, [])}
+    clips = enumerate(labels.read_annotations(folder / files.ANNOTATIONS))
+    return {
+        clip.id: {"split": split[row], "category": clip.category} | {name: rows[row] for name, rows in values.items()}
+        for row, clip in clips
+    }
 
 
 def answers(folder: Path) -> list:
@@ -78,6 +93,11 @@ def table(folder: Path) -> list[list[str]]:
 MAIN = "--gpu cpu --data_root data"
 EVALUATION = f"run-{SUPERVISED}/eval-test"
 SIZES = "--segments 10 --visual-dim 16 --audio-dim 8 --grid 2 2 --background-only 6"
+LISTED = "--table clips/table.csv --visual clips/visual --audio clips/audio --start from --end to"
+LABELLED = (
+    "--preset vggsound-avel --table zips/table.csv --names zips/names.txt --visual zips/visual --audio zips/audio "
+    "--labels zips/labels"
+)
 FILM = "--weights generated --gpu cpu"
 
 
@@ -119,6 +139,10 @@ COMMANDS = [
     [Command("dataset.stats", "--root data --figure out/figure.png", ("data",), "out")],
     [Command("dataset.convert", "--root data --to out", ("data",), "out", arrays)],
     [Command("dataset.synthetic", f"--annotations data/Annotations.txt --out out {SIZES}", ("data",), "out", arrays)],
+    [
+        Command("dataset.ingest", f"{LISTED} --to out", ("clips",), "out", by_clip),
+        Command("dataset.ingest", f"{LABELLED} --to out", ("zips",), "out", by_clip),
+    ],
     [_evaluation(SUPERVISED), _evaluation(WEAK, "--localize combined")],
     [_evaluation(name) for name in NETWORKS],
     [training(name) for name in NETWORKS],
@@ -225,12 +249,19 @@ class World:
         for name in ("study", "out"):
             runs = {"CMBS": f"{SUPERVISED}.json"}
             self._write(f"{name}.json", {"title": "t", "output": str(self.path / name), "seeds": [1], "runs": runs})
+        self._make_clips()
         if HAS_VIDEOS:
             self._make_film()
         self.results: dict[Command, Any] = {}
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         (self.good / name).write_text(json.dumps(content, indent=1))
+
+    def _make_clips(self) -> None:
+        of_splits = list({clip.split: clip for clip in clips_of(self.good / "data")}.values())
+        names = labels.category_names(self.good / "data")
+        write_general(self.good / "clips", of_splits, names)
+        write_vggsound_avel(self.good / "zips", of_splits, names)
 
     def _make_film(self) -> None:
         from made_videos import moving_disc, steady, tone, write_video

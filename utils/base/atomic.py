@@ -79,9 +79,8 @@ def private_folder(path: str | os.PathLike) -> Iterator[Path]:
     process left of such folders for the same `path` is removed first. Raises OSError where it can't be made.
     """
     path = Path(path)
-    prefix = f".{path.name[:_NAME_LENGTH]}."
-    _remove_leftovers(path.parent, prefix)
-    folder, descriptor = _make_locked(path.parent, prefix)
+    remove_leftovers(path.parent, path.name)
+    folder, descriptor = _make_locked(path.parent, f".{path.name[:_NAME_LENGTH]}.")
     try:
         yield folder
     finally:
@@ -116,11 +115,17 @@ def _make_locked(parent: Path, prefix: str) -> tuple[Path, int]:
             os.close(descriptor)
 
 
-def _remove_leftovers(parent: Path, prefix: str) -> None:
-    """Remove folders of processes that are gone: what a living process has is locked."""
-    name = re.compile(re.escape(prefix) + r"[a-z0-9_]{8}\.part")
+def remove_leftovers(parent: Path, name: str = "") -> None:
+    """Remove the `private_folder`s of processes that are gone, for files of a name or of all names.
+
+    What a living process has is locked, and stays.
+    """
+    folder = re.compile(rf"\.{re.escape(name[:_NAME_LENGTH]) or '.+'}\.[a-z0-9_]{{8}}\.part", re.DOTALL)
+    leftovers = []
     with contextlib.suppress(OSError):
-        for leftover in [entry.path for entry in os.scandir(parent) if name.fullmatch(entry.name)]:
+        leftovers = [entry.path for entry in os.scandir(parent) if folder.fullmatch(entry.name)]
+    for leftover in leftovers:
+        with contextlib.suppress(OSError):
             descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 if _lock(descriptor):

@@ -15,6 +15,7 @@ import h5py
 import pytest
 from conftest import ROOT
 
+from dataset.writing import alone
 from utils.base import atomic
 from utils.base.atomic import atomic_path, inside, private_folder, require_no_obstacle, write_text
 from utils.base.errors import UserError
@@ -41,6 +42,13 @@ def test_a_killed_writers_leftover_goes_with_the_next_write(killed, tmp_path):
     write_text(tmp_path / "file", "whole")
     assert temporaries(tmp_path) == []
     assert (tmp_path / "file").read_text() == "whole"
+
+
+def test_a_killed_writers_leftover_goes_where_no_other_command_writes(killed, tmp_path):
+    """It may have been killed after the renaming, and its file is never written again."""
+    (tmp_path / ".a.a1b2c3d4.part").write_text("a file")
+    with private_folder(tmp_path / "living") as living, alone(tmp_path):
+        assert set(temporaries(tmp_path)) == {living, tmp_path / ".a.a1b2c3d4.part"}
 
 
 def test_a_living_writers_temporary_stays(tmp_path):
