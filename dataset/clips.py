@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +16,8 @@ from dataset.ave import AVEDataset
 from dataset.rows import RowReader
 
 
-class Dtypes(NamedTuple):
-    """The types in which visual and audio features wait in memory for their step."""
-
-    visual: torch.dtype
-    audio: torch.dtype
-
-
-def resident_dtypes(dataset: AVEDataset) -> Dtypes:
-    """For each kind of feature the run's type, or the files' where that is narrower (float16).
+def resident_dtypes(dataset: AVEDataset) -> tuple[torch.dtype, torch.dtype]:
+    """The types in which visual and audio features wait in memory: the run's, or the files' if narrower (float16).
 
     Nothing is rounded that the run wouldn't round, and the run's own type is made of it batch by batch.
     """
@@ -34,7 +28,7 @@ def resident_dtypes(dataset: AVEDataset) -> Dtypes:
         return getattr(torch, stored.name) if narrower else dataset.dtype
 
     visual, audio = zip(*dataset.sources, strict=True)
-    return Dtypes(waiting(visual), waiting(audio))
+    return waiting(visual), waiting(audio)
 
 
 def split_bytes(dataset: AVEDataset) -> int:
@@ -56,29 +50,25 @@ def read_clips(
 
     Raises UserError for a file that breaks off, and for values that aren't finite.
     """
-    dtypes, first = resident_dtypes(dataset), dataset.sources[0]
-    visual = torch.empty((len(clips), *first.visual.shape[1:]), dtype=dtypes.visual, device=home)
-    audio = torch.empty((len(clips), *first.audio.shape[1:]), dtype=dtypes.audio, device=home)
+    kinds = list(zip(dataset.sources[0], resident_dtypes(dataset), strict=True))
+    features = [torch.empty((len(clips), *file.shape[1:]), dtype=dtype, device=home) for file, dtype in kinds]
     wanted = sorted((*dataset.source(int(clip)), index) for index, clip in enumerate(clips))
-    bar = tqdm(total=len(wanted), desc=description, unit="clip", disable=None if description else True, leave=False)
-    readers: list[tuple[RowReader, RowReader]] = []
-
-    def read(part: list[tuple[int, int, int]]) -> None:
-        for source, row, index in part:
-            visual_reader, audio_reader = readers[source]
-            visual_reader.read(row, visual[index])
-            audio_reader.read(row, audio[index])
-            bar.update()
-
     parts = [part.tolist() for part in np.array_split(np.array(wanted), max(workers, 1)) if len(part)]
-    try:
-        for source in dataset.sources:
-            readers.append((RowReader(source.visual, dtypes.visual), RowReader(source.audio, dtypes.audio)))
+    bar = tqdm(total=len(wanted), desc=description, unit="clip", disable=None if description else True, leave=False)
+    with bar, contextlib.ExitStack() as stack:
+        readers = [
+            [RowReader(file, values.dtype) for file, values in zip(pair, features, strict=True)]
+            for pair in dataset.sources
+        ]
+        for reader in itertools.chain(*readers):
+            stack.callback(reader.close)
+
+        def read(part: list[tuple[int, int, int]]) -> None:
+            for source, row, index in part:
+                for reader, values in zip(readers[source], features, strict=True):
+                    reader.read(row, values[index])
+                bar.update()
+
         with ThreadPoolExecutor(len(parts)) as pool:
             list(pool.map(read, parts))
-    finally:
-        bar.close()
-        for pair in readers:
-            for reader in pair:
-                reader.close()
-    return visual, audio
+    return features[0], features[1]

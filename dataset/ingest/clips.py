@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +11,7 @@ import numpy as np
 
 from dataset.ingest import shapes
 from dataset.ingest.forms import Form
-from dataset.ingest.pickles import Refused
-from dataset.ingest.reading import READERS, State, part_of, read_content, state_of
+from dataset.ingest.reading import READERS, State, naming, part_of, read_content, state_of
 from dataset.ingest.table import Clip
 from utils.base.atomic import inside
 from utils.base.errors import UserError
@@ -95,9 +92,7 @@ class Reader:
 
     def layout(self, clip: Clip) -> Layout | str:
         """What other clips must share with this one, or the reason why it is left out. Raises UserError as `read`."""
-        outcome, arrays = self._arrays(clip)
-        if outcome.left_out is None and self.form.segments is not None:
-            outcome.left_out = self._too_short(arrays, self.form.segments)
+        outcome, arrays = self._arrays(clip, self.form.segments)
         if outcome.left_out is not None:
             return outcome.left_out
         visual, audio = arrays[VISUAL], arrays[AUDIO]
@@ -111,9 +106,7 @@ class Reader:
         Raises UserError that names the file and what is wrong with it: code in it, damaged, a shape that other clips
         don't have, not finite, float32 where the others are float16.
         """
-        outcome, arrays = self._arrays(clip)
-        if outcome.left_out is None:
-            outcome.left_out = self._too_short(arrays, layout.segments)
+        outcome, arrays = self._arrays(clip, layout.segments)
         if outcome.left_out is not None:
             return outcome
         if len(arrays[AUDIO]) != layout.segments and self.form.fit_audio:
@@ -124,8 +117,8 @@ class Reader:
         outcome.event = self._event(clip, arrays.get(LABELS), layout.segments, outcome.notes)
         return outcome
 
-    def _arrays(self, clip: Clip) -> tuple[Outcome, dict[str, np.ndarray]]:
-        """The arrays of a clip's files, by part."""
+    def _arrays(self, clip: Clip, segments: int | None) -> tuple[Outcome, dict[str, np.ndarray]]:
+        """The arrays of a clip's files, by part, of `segments` segments at least."""
         outcome = Outcome(self.states(clip))
         arrays: dict[str, np.ndarray] = {}
         there = [source for source, state in zip(self.sources, outcome.states, strict=True) if state is not None]
@@ -141,19 +134,17 @@ class Reader:
             for part, key in source.parts.items():
                 if part == LABELS and clip.event and key and isinstance(content, dict) and key not in content:
                     continue  # as above, the table tells when the event is
-                with _naming(path):
+                with naming(path):
                     array = part_of(content, key, path)
                     if part == VISUAL:
                         array = shapes.visual_of(array, self.grid)
                     elif part == AUDIO:
                         array = shapes.audio_of(array)
                     arrays[part] = array
+        for kind in (VISUAL,) if self.form.fit_audio else (AUDIO, VISUAL):
+            if segments is not None and len(arrays[kind]) < segments:
+                outcome.left_out = f"fewer than {segments} segments of {kind} features"
         return outcome, arrays
-
-    def _too_short(self, arrays: dict[str, np.ndarray], segments: int) -> str | None:
-        kinds = (VISUAL,) if self.form.fit_audio else (VISUAL, AUDIO)
-        short = [kind for kind in kinds if len(arrays[kind]) < segments]
-        return f"fewer than {segments} segments of {short[0]} features" if short else None
 
     def _stored(self, clip: Clip, part: str, array: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         path = self._path(clip, part)
@@ -167,14 +158,14 @@ class Reader:
                 f"{path}: has {array.dtype} {part} features where the first clip's are float16; say which to store: "
                 f"--dtype float32 or --dtype float16"
             )
-        with _naming(path):
+        with naming(path):
             return shapes.stored(array, np.dtype(dtype))
 
     def _event(self, clip: Clip, array: np.ndarray | None, segments: int, notes: list[str]) -> np.ndarray:
         """The segments that the event fills, [T] bool: by the table where it says so, else by the stored labels."""
         stored = None
         if array is not None:
-            with _naming(self._path(clip, LABELS)):
+            with naming(self._path(clip, LABELS)):
                 stored = shapes.labels_of(array, segments, self.categories)
         if clip.event is None:
             event = stored if stored.ndim == 1 else stored.any(axis=1)
@@ -194,12 +185,3 @@ class Reader:
 
     def _path(self, clip: Clip, part: str) -> Path:
         return next(source.path(clip.id) for source in self.sources if part in source.parts)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn Refused within the block into a UserError that names the file."""
-    try:
-        yield
-    except Refused as error:
-        raise UserError(f"{path}: {error}") from error

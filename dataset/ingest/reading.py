@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -9,7 +10,7 @@ import pickle
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,27 @@ def read_content(path: Path) -> Any:
 
     Raises UserError that names the file: code in it, damaged, too large, several files in a zip.
     """
-    try:
+    with naming(path):
         with naming_refusal(path), open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > LIMIT:
                 raise Refused(_TOO_LARGE)
             content = file.read()
-        return READERS[path.suffix](content)
-    except (UserError, KeyboardInterrupt):
-        raise
+        try:
+            return READERS[path.suffix](content)
+        except Refused:
+            raise
+        except Exception as error:  # a damaged file makes Python's, NumPy's and torch's readers fail in any way
+            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:100]}"
+            raise Refused(f"is damaged, or no {path.suffix} file ({what}); make or fetch it again") from error
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn Refused within the block into a UserError that names the file."""
+    try:
+        yield
     except Refused as error:
         raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # a damaged file makes Python's, NumPy's and torch's readers fail in any way
-        what = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:100]}"
-        raise UserError(f"{path}: is damaged, or no {path.suffix} file ({what}); make or fetch it again") from error
 
 
 _TOO_LARGE = f"holds more than {LIMIT // 2**20} MiB, too much for one clip; it is damaged or no file of features"
@@ -149,23 +158,22 @@ def part_of(content: Any, key: str | None, path: Path) -> np.ndarray:
 
     Raises UserError where it isn't there, or isn't an array of numbers.
     """
-    if isinstance(content, dict):
-        held = [name for name in content if isinstance(name, str)]
-        if key is None and len(held) == 1:
-            (key,) = held
-        if key not in content:
-            wanted = f"no {key!r}" if key else "several arrays"
-            raise UserError(
-                f"{path}: holds {wanted} (it holds {', '.join(map(repr, held[:8])) or 'nothing'}); name one"
-            )
-        content = content[key]
-    try:
-        array = _stacked(content)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: holds no array of numbers ({error}); save numbers alone") from error
-    if array.dtype.kind not in "fiub":
-        raise UserError(f"{path}: holds an array of the type {array.dtype}, not of numbers; save numbers alone")
-    return array
+    with naming(path):
+        if isinstance(content, dict):
+            held = [name for name in content if isinstance(name, str)]
+            if key is None and len(held) == 1:
+                (key,) = held
+            if key not in content:
+                wanted = f"no {key!r}" if key else "several arrays"
+                raise Refused(f"holds {wanted} (it holds {', '.join(map(repr, held[:8])) or 'nothing'}); name one")
+            content = content[key]
+        try:
+            array = _stacked(content)
+        except (ValueError, TypeError) as error:
+            raise Refused(f"holds no array of numbers ({error}); save numbers alone") from error
+        if array.dtype.kind not in "fiub":
+            raise Refused(f"holds an array of the type {array.dtype}, not of numbers; save numbers alone")
+        return array
 
 
 def _stacked(value: Any) -> np.ndarray:

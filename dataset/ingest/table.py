@@ -26,26 +26,11 @@ class Names:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self._index: dict[str, int] = {}
-        if path is None:
-            return
-        if path.suffix.lower() != ".csv":
-            self._index = {name: i for i, name in enumerate(read_categories(path))}
-            self._names = list(self._index)
-        else:
-            named = {}
-            for where, row in read_table(path, _MAPPING):
-                if row[0] in named:
-                    raise UserError(f"{where}: the class_id {row[0]!r} is there twice; give each class one line")
-                named[row[0]] = row[1]
-            wanted = [str(i) for i in range(len(named))]
-            if not named:
-                raise UserError(f"{path}: lists no class")
-            if set(named) != set(wanted):
-                raise UserError(f"{path}: its class_id must be the whole numbers from 0 to {len(named) - 1}, each once")
-            self._index = {name: i for i, name in enumerate(wanted)}
-            self._names = [named[id] for id in wanted]
+        self.path, self._named = path, {}
+        if path is not None:
+            is_table = path.suffix.lower() == ".csv"
+            self._named = _read_mapping(path) if is_table else {name: name for name in read_categories(path)}
+        self._index = {category: i for i, category in enumerate(self._named)}
 
     def index(self, category: str, where: str) -> int:
         """The index of a category that a table names. Raises UserError for one that the names file hasn't."""
@@ -58,13 +43,29 @@ class Names:
     def names(self) -> list[str]:
         """Names by index, as `Annotations.txt` can hold them. Raises UserError where two become the same."""
         by_name: dict[str, str] = {}
-        for name in self._index if self.path is None else self._names:
+        for category in self._index:
+            name = self._named.get(category, category)
             plain = " ".join(name.replace("&", " and ").split())
             if not plain or plain in by_name:
                 other = f"and {by_name[plain]!r} are the same name" if plain else "is no name"
                 raise UserError(f"{self.path or 'the table'}: the category {name!r} {other} in {files.ANNOTATIONS}")
             by_name[plain] = name
         return list(by_name)
+
+
+def _read_mapping(path: Path) -> dict[str, str]:
+    """The name of each class_id of a table, in the order of these numbers. Raises UserError where one isn't there."""
+    named: dict[str, str] = {}
+    for where, (id, name) in read_table(path, _MAPPING):
+        if id in named:
+            raise UserError(f"{where}: the class_id {id!r} is there twice; give each class one line")
+        named[id] = name
+    if not named:
+        raise UserError(f"{path}: lists no class")
+    wanted = [str(i) for i in range(len(named))]
+    if set(named) != set(wanted):
+        raise UserError(f"{path}: its class_id must be the whole numbers from 0 to {len(named) - 1}, each once")
+    return {id: named[id] for id in wanted}
 
 
 class Clip(NamedTuple):
