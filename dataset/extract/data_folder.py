@@ -188,17 +188,10 @@ def _write_splits(root: Path, rows: Sequence[str]) -> None:
     if len(ids) < 3:
         print(f"{len(ids)} videos are too few for train, val and test: no *_order.h5 written")
         return
-    shuffled = np.random.default_rng(_SPLIT_SEED).permutation(ids).tolist()
-    members = {
-        "test": shuffled[:held_out],
-        "val": shuffled[held_out : 2 * held_out],
-        "train": shuffled[2 * held_out :],
-    }
-    for split, path in paths.items():
-        chosen = set(members[split])
-        order = np.array([row for row, id in enumerate(rows) if id in chosen], np.int64)
-        with atomic_path(path) as part:
-            write_array(part, order)
+    shuffled = np.random.default_rng(_SPLIT_SEED).permutation(ids)
+    for split, members in zip(("test", "val", "train"), np.split(shuffled, [held_out, 2 * held_out]), strict=True):
+        with atomic_path(paths[split]) as part:
+            write_array(part, np.flatnonzero(np.isin(rows, members)))
 
 
 def _write_record(root: Path, store: ClipStore, plan: Plan, broken: dict[str, str]) -> None:

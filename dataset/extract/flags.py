@@ -41,13 +41,7 @@ def recipe_settings(args: argparse.Namespace, visual: str, precision: str) -> di
     """
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch_size {args.batch_size}: give at least 1 frame")
-    weights = [str(file or args.weights) for file in (args.vgg19, args.vggish)]
-    if GENERATED in weights:
+    vgg19, vggish = (str(file or args.weights) for file in (args.vgg19, args.vggish))
+    if GENERATED in (vgg19, vggish):
         print("random weights: these features are for trying the commands, they say nothing about a video")
-    return dict(
-        zip(
-            ("visual", "visual_weights", "vggish", "precision"),
-            (visual, *weights, args.precision or precision),
-            strict=True,
-        )
-    )
+    return {"visual": visual, "visual_weights": vgg19, "vggish": vggish, "precision": args.precision or precision}

@@ -1,8 +1,5 @@
 """Generated clips in exactly the AVE format, for the demo, the tests, and benchmarks at full AVE size.
 
-    python -m dataset.synthetic --out data/demo                             # the demo data
-    python -m dataset.synthetic --out FOLDER --annotations Annotations.txt  # AVE's categories, times and splits
-
 The features are random numbers with a planted structure (see `dataset.synthetic.planted`): an accuracy on them says
 whether the code learns, and nothing about AVE. Each folder carries `generated.json`, which says so.
 
@@ -33,17 +30,10 @@ from utils.base.text import read_json
 
 # Of what is generated: raised when the same settings give other data than before.
 _VERSION = 2
-
-
 _FILES = (files.GENERATED, *(name for name in writing.MOVED if name != files.CATEGORIES))
-
-
 # The first number of each random stream; those of `dataset.synthetic.clips` are others.
 _WORLD, _SCRIPT, _VISUAL, _AUDIO = 0, 3, 4, 5
-
-
 _EVENT_CLIP, _BACKGROUND_CLIP = range(2)
-
 
 _log = logging.getLogger(__name__)
 
@@ -142,8 +132,7 @@ def _write(part: Path, settings: Settings, layout: Layout, threads: int) -> None
     writing.write_array(part / files.LABELS, labels.labels_from_annotations(path, settings.segments))
     clip_labels = labels.clip_labels_from_annotations(path)
     writing.write_array(part / files.CLIP_LABELS, clip_labels)
-    background = np.zeros((layout.background_only, clip_labels.shape[1]), np.float32)
-    background[:, -1] = 1
+    background = np.eye(clip_labels.shape[1], dtype=np.float32)[[-1] * layout.background_only]
     writing.write_array(part / files.NOISY_LABELS, background)
 
     clips = _Clips(settings, labels.read_annotations(path))
@@ -177,15 +166,9 @@ class _Clips:
         )
 
     def with_event(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        told = self.annotations[row]
-        script = planted.event_script(
-            self.index[told.category],
-            told.start,
-            told.end,
-            self.settings.segments,
-            len(self.index),
-            self._rng(_SCRIPT, _EVENT_CLIP, row),
-        )
+        told, rng = self.annotations[row], self._rng(_SCRIPT, _EVENT_CLIP, row)
+        category, categories = self.index[told.category], len(self.index)
+        script = planted.event_script(category, told.start, told.end, self.settings.segments, categories, rng)
         return self._features(script, _EVENT_CLIP, row)
 
     def background_only(self, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -194,10 +177,8 @@ class _Clips:
         return self._features(script, _BACKGROUND_CLIP, row)
 
     def _features(self, script: planted.Script, kind: int, row: int) -> tuple[np.ndarray, np.ndarray]:
-        segments, dtype = self.settings.segments, self.settings.dtype
-        visual = planted.visual_features(
-            self.world, script, segments, self.settings.grid, self._rng(_VISUAL, kind, row)
-        )
+        segments, grid, dtype = self.settings.segments, self.settings.grid, self.settings.dtype
+        visual = planted.visual_features(self.world, script, segments, grid, self._rng(_VISUAL, kind, row))
         audio = planted.audio_features(self.world, script, segments, self._rng(_AUDIO, kind, row))
         return visual.astype(dtype, copy=False).reshape(self.shapes[0]), audio.astype(dtype, copy=False)
 
