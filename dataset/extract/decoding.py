@@ -78,15 +78,14 @@ class Timestamps(NamedTuple):
     """When the frames of a video are shown, from its container alone; seconds on the file's own clock.
 
     frame_times: [n] ascending. ticks: [n] the same as the decoder counts it, or None where the container keeps only
-    the frames' order. last_duration: of the last frame, 0 where it isn't said. has_audio, audio_starts: of the first
-    audio track.
+    the frames' order. last_duration: of the last frame, 0 where it isn't said. audio_starts: of the first audio track,
+    None where there is none.
     """
 
     frame_times: np.ndarray
     ticks: np.ndarray | None
     last_duration: float
-    has_audio: bool
-    audio_starts: float
+    audio_starts: float | None
 
 
 def timestamps(path: Path) -> Timestamps:
@@ -112,18 +111,18 @@ def timestamps(path: Path) -> Timestamps:
         if promised - end > _CUT_SHORT and end > 0:
             raise BrokenVideo(f"{path}: breaks off after {end:.1f} s of {promised:.1f} s; copy or download it again")
         audio = container.streams.audio[0] if container.streams.audio else None
-        audio_starts = float((audio.start_time or 0) * audio.time_base) if audio else 0.0
+        audio_starts = float((audio.start_time or 0) * audio.time_base) if audio else None
         time_base, frame_rate = track.time_base, track.average_rate or track.guessed_rate
         counted = "avi" in container.format.name or any(pts is None for pts, _ in packets)
     if not counted:
         ticks = np.unique([pts for pts, _ in packets])
         last = dict(packets)[int(ticks[-1])] * float(time_base)
-        return Timestamps(ticks * float(time_base), ticks, last, audio is not None, audio_starts)
+        return Timestamps(ticks * float(time_base), ticks, last, audio_starts)
     # AVI and raw streams keep the order of the frames but not their times.
     if not frame_rate:
         raise BrokenVideo(f"{path}: says neither when its frames are shown nor how many a second; convert it to mp4")
     times = np.arange(len(packets)) / float(frame_rate)
-    return Timestamps(times, None, 1 / float(frame_rate), audio is not None, audio_starts)
+    return Timestamps(times, None, 1 / float(frame_rate), audio_starts)
 
 
 class Picture(NamedTuple):

@@ -116,7 +116,7 @@ def read_timestamps(path: str | os.PathLike) -> Video:
         notes.append(f"has fewer than 1 frame a second ({len(times)} in {length:.1f} s): they are repeated")
     elif len(times) > 2 and np.abs(np.diff(times) - gap).max() > gap / 2:
         notes.append("has a variable frame rate: each instant takes the frame that is on screen then")
-    if not stamps.has_audio:
+    if stamps.audio_starts is None:
         notes.append("has no audio track: silence is assumed")
     elif abs(late := stamps.audio_starts - first_frame) >= TOLERANCE:
         notes.append(

@@ -27,13 +27,11 @@ State = tuple[int, int] | None  # of a file: size and time of its last change; N
 
 def state_of(path: Path) -> State:
     """What differs once a file was changed; None for a missing file. Raises UserError for a pipe or a refused path."""
-    try:
-        with naming_refusal(path):
+    with naming_refusal(path):
+        try:
             found = os.stat(path)
-    except UserError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        except FileNotFoundError:
             return None
-        raise
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{path}: is no file that lies on a disk; remove it")
     return found.st_size, found.st_mtime_ns

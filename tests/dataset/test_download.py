@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
@@ -130,15 +131,10 @@ def serve(server: Server, name: str, content: bytes, blob: bool = False, **answe
     server.answers[name] = Answer(content, **answer)
     known = None
     if blob:
-        path = Path(os.environ["PYTEST_TMP"]) / "blob"
-        path.write_bytes(content)
-        known = verify.blob_id(path)
+        with tempfile.NamedTemporaryFile() as file:
+            Path(file.name).write_bytes(content)
+            known = verify.blob_id(file.name)
     return Source(name, server.url(name), len(content), known)
-
-
-@pytest.fixture(autouse=True)
-def _scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_TMP", str(tmp_path_factory.mktemp("scratch")))
 
 
 def failure(wanted: list[Source], to: Path) -> str:

@@ -7,12 +7,12 @@ import os
 import shutil
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
 from dataset import convert, files, made_with
 from dataset.check import __main__ as check_command
+from dataset.writing import write_array
 from utils.base.errors import UserError
 
 MADE = {
@@ -77,19 +77,14 @@ def audio_like(kind: str) -> np.ndarray:
     ],
 )
 def test_the_check_says_which_vggish_it_is(tmp_path, capsys, kind, words):
-    write(tmp_path / files.AUDIO, audio_like(kind))
+    write_array(tmp_path / files.AUDIO, audio_like(kind))
     check_command.main(["--root", str(tmp_path)])
     assert words in capsys.readouterr().out
 
 
-def write(path: Path, array: np.ndarray) -> None:
-    with h5py.File(path, "w") as file:
-        file[files.KEY] = array
-
-
 def test_the_check_shows_what_made_them_and_two_kinds_in_one_folder(tmp_path, capsys):
-    write(tmp_path / files.AUDIO, audio_like("final ReLU"))
-    write(tmp_path / files.NOISY_AUDIO, audio_like("before"))
+    write_array(tmp_path / files.AUDIO, audio_like("final ReLU"))
+    write_array(tmp_path / files.NOISY_AUDIO, audio_like("before"))
     made_with.write(tmp_path, MADE)
     check_command.main(["--root", str(tmp_path)])
     said = capsys.readouterr().out
@@ -108,7 +103,7 @@ def test_aves_own_audio_is_after_the_final_relu(tmp_path, capsys):
 def test_a_converted_folder_keeps_it(tmp_path):
     root = tmp_path / "data"
     root.mkdir()
-    write(root / files.AUDIO, audio_like("before"))
+    write_array(root / files.AUDIO, audio_like("before"))
     made_with.write(root, MADE)
     assert convert.main(["--root", str(root), "--to", str(tmp_path / "to")]) == 0
     assert made_with.read(tmp_path / "to") == MADE

@@ -7,7 +7,6 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -16,16 +15,14 @@ from dataset import files, labels, official
 from dataset.arrays import array_file, read_order
 from dataset.check.folder import check_folder
 from dataset.official import fewer_clips, is_ave
+from dataset.writing import write_array
 from utils.base.errors import EXIT_DONE
 from utils.evaluation.results import read_metrics
 
 
 def keep(root: Path, split: str, clips: int) -> None:
     """Leave only the first clips of a split."""
-    rows = read_order(root, split)[:clips]
-    (root / files.order_file(split)).unlink()
-    with h5py.File(root / files.order_file(split), "w") as file:
-        file[files.ORDER_KEY] = rows
+    write_array(root / files.order_file(split), read_order(root, split)[:clips])
 
 
 def as_ave(text: str) -> str:

@@ -15,6 +15,7 @@ from dataset import files
 from dataset.stats import __main__ as stats_command
 from dataset.stats.counts import folder_statistics
 from dataset.trivial import leaked_clips, trivial_accuracies
+from dataset.writing import write_array
 from utils.base.errors import UserError
 
 # 6 clips of 4 seconds, 2 categories: rows 0 to 2 train, 3 val, 4 and 5 test; the video "a" is in train and test.
@@ -31,14 +32,9 @@ Bark&e&good&0&0
 def folder(tmp_path: Path) -> Path:
     (tmp_path / files.ANNOTATIONS).write_text(ANNOTATIONS)
     for split, rows in (("train", [0, 1, 2]), ("val", [3]), ("test", [5, 4])):
-        write(tmp_path / files.order_file(split), np.array(rows))
-    write(tmp_path / files.AUDIO, np.zeros((6, 4, 2)))
+        write_array(tmp_path / files.order_file(split), np.array(rows))
+    write_array(tmp_path / files.AUDIO, np.zeros((6, 4, 2)))
     return tmp_path
-
-
-def write(path: Path, array: np.ndarray) -> None:
-    with h5py.File(path, "w") as file:
-        file[files.key_of(path.name)] = array
 
 
 def test_what_is_counted_by_hand(folder):
@@ -78,7 +74,7 @@ def test_leaks_are_unknown_without_annotations(folder):
 
 def test_a_split_beyond_the_labels_is_named(folder):
     (folder / "test_order.h5").unlink()
-    write(folder / "test_order.h5", np.array([6]))
+    write_array(folder / "test_order.h5", np.array([6]))
     with pytest.raises(UserError, match="row 6"):
         leaked_clips(folder)
     with pytest.raises(UserError, match="row 6, but the labels describe 6 clips"):
