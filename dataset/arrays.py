@@ -159,15 +159,12 @@ def _find(file: h5py.File, path: Path) -> tuple[str, h5py.Dataset]:
     if isinstance(link, h5py.SoftLink | h5py.ExternalLink) and array is None:
         target = f"{getattr(link, 'filename', '')} {link.path}".strip()
         raise UserError(f"{path}: its key {key!r} is a link to {target}, which cannot be opened; mend the link")
+    names = [*file]  # links among them, which `visit` passes over
+    file.visit(names.append)
     arrays: dict[h5py.Dataset, str] = {}
-
-    def note(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
+    for name in names:
+        if isinstance(item := _get(file, name), h5py.Dataset):
             arrays.setdefault(item, name)
-
-    for name in file:
-        note(name, _get(file, name))  # follows links, which visititems doesn't
-    file.visititems(note)
     if len(arrays) == 1:
         ((array, name),) = arrays.items()
         return name, array
