@@ -7,11 +7,13 @@ counts. A run whose data have no val split has no validation protocol.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.base.checkpoint import LAST, Checkpoint
 from utils.base.errors import UserError
 from utils.base.text import require_file
 
@@ -43,6 +45,17 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
     if None in epochs:
         raise UserError(f"{path}, line {epochs.index(None) + 1}: is damaged; restore the file, or delete that line")
     return epochs
+
+
+def saved_epochs(folder: Path) -> list[dict[str, Any]]:
+    """The epochs of `read_epochs` whose weights `last.pth.tar` holds: a kill may leave a line of a later one.
+
+    All of them where that file is gone or can't be read.
+    """
+    epochs, saved = read_epochs(folder), None
+    with contextlib.suppress(UserError):
+        saved = Checkpoint.load(folder / LAST).epoch
+    return [epoch for epoch in epochs if saved is None or epoch["epoch"] <= saved]
 
 
 def _epoch(line: str) -> dict[str, Any] | None:
@@ -78,15 +91,12 @@ def best_epochs(epochs: Iterable[Mapping[str, Any]]) -> dict[str, Chosen]:
     return best
 
 
-def protocols(folder: Path, saved: int | None = None) -> dict[str, Chosen | None] | None:
+def protocols(folder: Path) -> dict[str, Chosen | None] | None:
     """What both protocols choose of a run so far, from its folder; None where no epoch was evaluated.
-
-    Args:
-        saved: the last epoch whose weights were saved, where that is known: a kill may leave a line of a later one.
 
     Returns {"authors": ..., "validation": ...}; the validation protocol is None where there is no val split.
     """
-    best = best_epochs(epoch for epoch in read_epochs(folder) if saved is None or epoch["epoch"] <= saved)
+    best = best_epochs(saved_epochs(folder))
     return {protocol: best.get(split) for protocol, split in CHOOSING_SPLITS.items()} if best else None
 
 

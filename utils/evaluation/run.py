@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Mapping
@@ -21,14 +20,15 @@ from dataset.loading import Batches
 from dataset.trivial import leaked_clips, trivial_accuracies
 from model.localization import Localization
 from utils.base import processes
-from utils.base.checkpoint import LAST, Checkpoint, folder_of
+from utils.base.checkpoint import Checkpoint, folder_of
 from utils.base.devices import dtype_of
 from utils.base.errors import UserError
 from utils.base.paths import config_path
 from utils.config.settings import Config
-from utils.evaluation import protocols, results
+from utils.evaluation import results
 from utils.evaluation.evaluate import Evaluation, accuracy, evaluate
 from utils.evaluation.metrics import detailed
+from utils.evaluation.protocols import protocols
 from utils.evaluation.splits import batches_of, check_sizes, number_as_trained
 from utils.evaluation.threshold import check_localization, choose_threshold
 from utils.evaluation.weights import config_of, load_weights
@@ -93,7 +93,7 @@ def evaluate_checkpoint(
     metrics = _metrics(result, dataset, network, localization, checkpoint, config, label_regime)
     folder = Path(output or folder_of(path) / f"eval-{split}")
     if processes.rank() == 0:
-        metrics["protocols"] = _protocols(folder_of(path)) if checkpoint.ours else None
+        metrics["protocols"] = protocols(folder_of(path)) if checkpoint.ours else None
         metrics["data"] = fingerprint(root, None)  # so that nobody compares it with one on other clips
         metrics |= detailed(result, names.categories)
         with results.replacing(folder) as new:
@@ -106,13 +106,6 @@ def _say_other_features(checkpoint: Checkpoint, root: Path) -> None:
     """Warn where the features were made otherwise than those that the network learned from, if both are known."""
     for line in itertools.chain(*made_with.differences(checkpoint.features or {}, made_with.read(root) or {})):
         _log.warning(f"{root}: the features were made otherwise than those that {checkpoint.path} learned from: {line}")
-
-
-def _protocols(folder: Path) -> dict[str, Any] | None:
-    saved = None
-    with contextlib.suppress(UserError):  # it isn't needed otherwise, and may be gone or damaged
-        saved = Checkpoint.load(folder / LAST).epoch
-    return protocols.protocols(folder, saved)
 
 
 def _choose_threshold(

@@ -10,7 +10,7 @@ from dataset import fingerprint
 from utils.base.nested import differences
 from utils.base.text import require_file
 from utils.config import files as config_files
-from utils.evaluation.protocols import best_epochs, read_epochs
+from utils.evaluation.protocols import best_epochs, saved_epochs
 from utils.training.provenance import read
 
 
@@ -39,7 +39,7 @@ def _describe(folder: Path) -> dict[str, Any]:
     starts = made.get("starts") or [{}]
     start = {key: value for key, value in starts[-1].items() if key != "time"} | {"number of starts": len(starts)}
     config = config_files.build_stored(config_files.read_json(settings), source=str(settings)).model_dump()
-    return {"settings": config, "start": start, "data": made.get("data", {}), "epochs": read_epochs(folder)}
+    return {"settings": config, "start": start, "data": made.get("data", {}), "epochs": saved_epochs(folder)}
 
 
 def _compare_epochs(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[str]:

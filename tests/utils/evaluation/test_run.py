@@ -18,6 +18,7 @@ from utils.base.checkpoint import BEST, LAST, Checkpoint
 from utils.config.settings import SUPERVISED, WEAK
 from utils.evaluation import results
 from utils.evaluation.protocols import METRICS, read_epochs
+from utils.recorder.compare import compare
 from utils.report import page
 
 quick = pytest.fixture(helpers_bad.quick, autouse=True, scope="module")
@@ -338,6 +339,7 @@ def test_an_epoch_that_was_never_saved_is_no_result(trained, evaluate, tmp_path)
         file.write(json.dumps({**saved, "epoch": 2, "test_accuracy": 99.0, "val_accuracy": 99.0}) + "\n")
     _, metrics = evaluate(SUPERVISED, checkpoint=run / BEST)
     assert {chosen["epoch"] for chosen in metrics["protocols"].values()} == {1}
+    assert "epochs: 1 each" in compare(run, trained[SUPERVISED])
 
 
 @pytest.mark.parametrize("told_by", ["checkpoint", "run.json"])
