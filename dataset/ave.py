@@ -148,7 +148,8 @@ class WeakAVEDataset(AVEDataset):
         if self.split != "train":
             return labels.segment_labels(self.root)
         of_clips = files.CLIP_LABELS in files.LABEL_REGIMES[self.label_regime].reads
-        return labels.clip_labels(self.root) if of_clips else labels.segment_shares(self.root)
+        # Else of each clip the share of its segments that carry each label.
+        return labels.clip_labels(self.root) if of_clips else labels.segment_labels(self.root).mean(1)
 
     def _append_background_only(self) -> None:
         if absent := [name for name in files.BACKGROUND_ONLY if not os.path.lexists(self.root / name)]:

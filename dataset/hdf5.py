@@ -22,7 +22,9 @@ def open_file(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except _DAMAGE as error:
-        raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
+        with naming_refusal(path), open(path, "rb") as file:
+            head = file.read(512)
+        raise UserError(f"{path}: {_why_unreadable(path, head, error)}") from error
 
 
 @contextlib.contextmanager
@@ -52,13 +54,8 @@ def is_web_page(head: bytes) -> bool:
     return head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
-    """Name what `path`, which HDF5 refused to open, is instead, and the way out."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except OSError as reason:
-        return f"cannot be read ({reason.strerror}); change its permissions or copy it again"
+def _why_unreadable(path: Path, head: bytes, error: Exception) -> str:
+    """Name what `path`, which begins with `head` and which HDF5 refused to open, is instead, and the way out."""
     if not head:
         return "is empty; fetch or make the file again"
     if is_web_page(head):

@@ -181,11 +181,6 @@ def clip_labels(root: str | os.PathLike) -> np.ndarray:
     return clip_labels_from_annotations(root / files.ANNOTATIONS)
 
 
-def segment_shares(root: str | os.PathLike) -> np.ndarray:
-    """Of each clip, the share of its segments that carry each label: [N, C+1] float32, from `segment_labels`."""
-    return segment_labels(root).mean(1)
-
-
 def _stored_labels(path: Path) -> np.ndarray:
     """The labels of a file, float32. Where none is set, nothing was annotated: that is background, and is said."""
     stored = array_file(path).read().astype(np.float32)

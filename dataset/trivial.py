@@ -64,6 +64,7 @@ def leaked_clips(root: str | os.PathLike, split: str = "test") -> np.ndarray:
 
 
 def video_ids(root: str | os.PathLike, last_row: int) -> list[str]:
+    """The video of each clip of a data folder. Raises UserError where they are fewer than a split's rows."""
     path = Path(root) / files.ANNOTATIONS
     ids = [annotation.id for annotation in labels.read_annotations(path)]
     if last_row >= len(ids):

@@ -13,7 +13,7 @@ import torch
 from dataset import files
 from dataset.arrays import array_file
 from dataset.check.scan import scan
-from dataset.hdf5 import is_web_page
+from dataset.hdf5 import is_web_page, naming_refusal
 from utils.base.errors import UserError
 from utils.base.text import require_file
 
@@ -24,11 +24,8 @@ def require_kind(path: Path) -> None:
     A file is opened, not read, except for a checkpoint.
     """
     require_file(path)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that or remove it") from error
+    with naming_refusal(path), open(path, "rb") as file:
+        head = file.read(512)
     if path.suffix == ".h5":
         array_file(path)
         return

@@ -29,7 +29,7 @@ def read_plan(args: argparse.Namespace, form: Form) -> tuple[list[Clip], list[st
     plan = {
         "version": _VERSION,
         "form": dataclasses.asdict(form),
-        "table": _hash_of(clips),
+        "table": hashlib.sha256("".join(repr(tuple(clip)) for clip in clips).encode()).hexdigest(),
         "names": names,
         "parts": [[source.ending, source.parts] for source in sources],
         "dtype": args.dtype,
@@ -52,10 +52,3 @@ def _sources(args: argparse.Namespace, form: Form) -> tuple[Source, ...]:
             other = " (or --start and --end, the table's columns)" if part == LABELS else ", or --features"
             raise UserError(f"--{part} is missing: name the folder of its files{other}")
     return tuple(Source.of(folder, {part: keys[part]}) for part, folder in apart.items())
-
-
-def _hash_of(clips: list[Clip]) -> str:
-    found = hashlib.sha256()
-    for clip in clips:
-        found.update(repr(tuple(clip)).encode())
-    return found.hexdigest()

@@ -17,7 +17,7 @@ def report_lines(statistics: FolderStatistics) -> Iterator[str]:
         f"{len(statistics.categories)} categories"
     )
 
-    yield from _heading("Category", [f"{s} clips" for s in splits] + [f"{s} event s" for s in splits])
+    yield "\n" + _line("Category", [f"{s} clips" for s in splits] + [f"{s} event s" for s in splits])
     by_category = [statistics.clips_by_category(split) for split in splits]
     by_category += [statistics.event_seconds_by_category(split) for split in splits]
     for index, name in enumerate(statistics.categories):
@@ -28,13 +28,13 @@ def report_lines(statistics: FolderStatistics) -> Iterator[str]:
     totals = [clips[split] for split in splits] + [int(counts.sum()) for counts in by_category[len(splits) :]]
     yield _line("all", [str(total) for total in totals])
 
-    yield from _heading("Event seconds in a clip", splits)
+    yield "\n" + _line("Event seconds in a clip", splits)
     lengths = [statistics.event_lengths(split) for split in splits]
     for seconds in range(statistics.segments + 1):
         if any(counts[seconds] for counts in lengths):
             yield _line(str(seconds), [f"{counts[seconds]}" for counts in lengths])
 
-    yield from _heading("Trivial predictors, accuracy in %", splits)
+    yield "\n" + _line("Trivial predictors, accuracy in %", splits)
     for title, name in TRIVIAL_PREDICTORS.items():
         yield _line(title, [f"{getattr(statistics.trivial[split], name):.1f}" for split in splits])
     yield "(The accuracy of all background is the share of background segments.)"
@@ -58,10 +58,6 @@ TRIVIAL_PREDICTORS = {
     "right category in every segment": "right_category",
     "best possible single label per clip": "best_single_label",
 }
-
-
-def _heading(title: str, columns: list[str]) -> tuple[str, str]:
-    return "", _line(title, columns)
 
 
 def _line(title: str, cells: list[str]) -> str:
