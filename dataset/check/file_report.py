@@ -15,8 +15,8 @@ class FileReport:
     """What is known of one file of a data folder.
 
     `key`, `shape` and `dtype` are None where the file can't be used; `finite` is None until its values were read
-    (checking a folder reads the small files only). A problem keeps a training from starting, a note doesn't; each is
-    one line with the fix in it.
+    (checking a folder reads the small files only). `sizes` are what it counts as other files do, such as "clips". A
+    problem keeps a training from starting, a note doesn't; each is one line with the fix in it.
     """
 
     path: Path
@@ -25,6 +25,7 @@ class FileReport:
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
     finite: bool | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

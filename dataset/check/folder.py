@@ -46,7 +46,7 @@ class _Folder:
             name: FileReport(root / name, there) for name, there in present.items() if there or name != files.CATEGORIES
         }
         self.wanted_orders = [files.order_file(split) for split in splits]
-        self.annotations, self.names = self._read_texts()
+        self.annotations = self._read_texts()
         self.arrays: dict[str, np.ndarray] = {}
         for name, report in self.reports.items():
             if name not in files.TEXTS and (report.present or self._is_needed(name)):
@@ -59,8 +59,8 @@ class _Folder:
 
     # Reading
 
-    def _read_texts(self) -> tuple[list[labels.Annotation] | None, list[str] | None]:
-        """The annotations, and the names of the categories by index; None where no file that can be used has them."""
+    def _read_texts(self) -> list[labels.Annotation] | None:
+        """The annotations; None where no file that can be used has them, and the categories' numbers with them."""
         annotated, listed = self.reports[files.ANNOTATIONS], self.reports.get(files.CATEGORIES)
         annotations = names = None
         if annotated.present:
@@ -71,16 +71,20 @@ class _Folder:
             annotated.note(
                 "not there, so categories and clips have no names; `python -m dataset.download` fetches AVE's"
             )
-        if listed is None:
-            return annotations, None if annotations is None else labels.categories_of(annotations)
-        with listed.noting_errors():
-            if annotations is None:
-                names = labels.read_categories(listed.path)
-            else:
+        names_them = listed or annotated
+        with names_them.noting_errors():
+            if annotations is not None:
                 names = labels.categories_by_index(annotated.path, annotations)
+            elif listed is not None:
+                names = labels.read_categories(listed.path)
+        if names is None:
+            return None
+        if annotations is not None:
+            annotated.sizes["clips"] = len(annotations)
+        names_them.sizes["label columns"] = len(names) + 1
+        if listed is not None:
             listed.shape, listed.dtype = (len(names),), "text"
-        # Without numbers for their categories annotations can't be compared with anything.
-        return None if names is None else annotations, names
+        return annotations
 
     def _read_array(self, name: str, report: FileReport) -> None:
         """Note what a file's array is, and keep small ones. Raises UserError where it can't be used."""
@@ -95,6 +99,8 @@ class _Folder:
             report.finite = bool(np.isfinite(values).all())
             self.arrays[name] = values
         report.key, report.shape, report.dtype = array.key, array.shape, str(array.dtype)
+        if name not in files.ORDERS:
+            report.sizes = dict(zip(files.dimensions(name), array.shape, strict=True))
         if name in files.VISUALS and channels_seem_first(array.shape):
             rows, columns, features = array.shape[2:]
             report.note(
@@ -119,11 +125,11 @@ class _Folder:
     def _agreed_sizes(self) -> dict[str, tuple[int, str]]:
         """What the files count ("clips", ...), and the first that says so; files that contradict it have a problem."""
         first: dict[str, tuple[int, str]] = {}
-        for name in self.reports:
-            for what, count in self._sizes(name).items():
+        for name, report in self.reports.items():
+            for what, count in report.sizes.items():
                 agreed, other = first.setdefault(what, (count, name))
                 if count != agreed:
-                    self.reports[name].problem(f"has {count} {what}, but {other} has {agreed}; {OTHER_DATA}")
+                    report.problem(f"has {count} {what}, but {other} has {agreed}; {OTHER_DATA}")
         segments, name = first.get("segments a clip", (labels.MINIMUM_SEGMENTS, ""))
         if segments < labels.MINIMUM_SEGMENTS:
             self.reports[name].problem(
@@ -131,18 +137,6 @@ class _Folder:
                 f"cut longer clips",
             )
         return first
-
-    def _sizes(self, name: str) -> dict[str, int]:
-        """The sizes that a file has in common with others, by what they count."""
-        if name in files.TEXTS:
-            sizes = {}
-            if name == files.ANNOTATIONS and self.annotations is not None:
-                sizes["clips"] = len(self.annotations)
-            if self.names is not None and (name == files.CATEGORIES or files.CATEGORIES not in self.reports):
-                sizes["label columns"] = len(self.names) + 1
-            return sizes
-        shape = self.reports[name].shape
-        return {} if shape is None or name in files.ORDERS else dict(zip(files.dimensions(name), shape, strict=True))
 
     def _check_splits(self) -> None:
         orders = {name: self.arrays[name] for name in files.ORDERS if name in self.arrays}
