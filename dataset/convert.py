@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import files
-from dataset.arrays import ArrayFile, array_file, states_of
+from dataset.arrays import ArrayFile, array_file, cast, states_of
 from dataset.grids import Size
 from dataset.hdf5 import naming_refusal
 from dataset.writing import RowWriter, alone, bytes_of_file, size_of_file
@@ -87,15 +87,11 @@ def convert(
 
 
 def _converted(block: np.ndarray, dtype: str, source: Path, first_row: int) -> np.ndarray:
-    with np.errstate(over="ignore"):  # looked for below
-        converted = block.astype(dtype)
-    for bad, what, fix in (
-        (~np.isfinite(block), "holds NaN or infinity", "the file is damaged: fetch or make it again"),
-        (~np.isfinite(converted), f"holds a value too large for {dtype}", "convert to float32"),
-    ):
-        rows = bad.reshape(len(bad), -1).any(axis=1)
-        if rows.any():
-            raise UserError(f"{source}: row {first_row + int(rows.argmax())} {what}; {fix}")
+    converted, fault = cast(block, dtype)
+    if fault is not None:
+        row, fault = next((row, fault) for row, clip in enumerate(block, first_row) if (fault := cast(clip, dtype)[1]))
+        fix = "the file is damaged: fetch or make it again" if "NaN" in fault else "convert to float32"
+        raise UserError(f"{source}: row {row} holds {fault}; {fix}")
     return converted
 
 

@@ -270,16 +270,9 @@ def make_batches(
     kind, said = _KINDS[placement]
     _log.info(f"features: {_bytes_of(datasets) / 2**30:.1f} GiB {said}")
     more = {"home": device if placement == "device" else torch.device("cpu")} if kind is ResidentBatches else {}
+    seeds = {"train": seed}
     return {
-        split: kind(
-            dataset,
-            batch_sizes[split],
-            device,
-            seed=seed if split == "train" else None,
-            shard=shard,
-            workers=workers,
-            **more,
-        )
+        split: kind(dataset, batch_sizes[split], device, seeds.get(split), shard, workers, **more)
         for split, dataset in datasets.items()
     }
 

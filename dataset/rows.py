@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.arrays import ArrayFile, states_of
+from dataset.arrays import ArrayFile, cast, states_of
 from dataset.hdf5 import naming_damage, naming_refusal, open_file
 from utils.base.errors import UserError
 
@@ -57,12 +57,10 @@ class RowReader:
         else:
             stored = into.numpy() if in_place else np.empty(self.file.shape[1:], self.file.dtype)
             self._fill(stored, row)
-        with np.errstate(over="ignore"):  # looked for next
-            values = stored.astype(numpy_type, copy=False)
-        if not _is_finite(values):
-            what = "NaN or infinity" if not _is_finite(stored) else f"a value too large for {numpy_type}"
+        values, fault = cast(stored, numpy_type)
+        if fault is not None:
             raise UserError(
-                f"{self.file.path}: row {row} holds {what}; mend or fetch the file "
+                f"{self.file.path}: row {row} holds {fault}; mend or fetch the file "
                 f"(`python -m dataset.check --data_root {self.file.path.parent}` counts such rows)"
             )
         if not in_place:
@@ -77,13 +75,3 @@ class RowReader:
             if count == 0:
                 raise UserError(f"{self.file.path}: breaks off in row {row}; fetch the file again")
             done += count
-
-
-def _is_finite(values: np.ndarray) -> bool:
-    """Whether no value is NaN or infinite, found several times faster than by np.isfinite."""
-    if values.dtype.kind != "f":
-        return True
-    if values.dtype == np.float16:  # whose numbers NumPy compares slowly: by the bits of the exponent
-        return bool((values.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00)
-    with np.errstate(invalid="ignore"):
-        return bool(np.isfinite(values.max(initial=0)) and np.isfinite(values.min(initial=0)))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from dataset.arrays import cast
 from dataset.ingest.pickles import Refused
 
 Grid = tuple[int, int]
@@ -64,13 +65,10 @@ def fitted(audio: np.ndarray, segments: int) -> np.ndarray:
 
 def stored(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Features in the type in which they are stored. Raises Refused for a value that is not finite in it."""
-    with np.errstate(over="ignore", invalid="ignore"):  # looked for next
-        values = np.ascontiguousarray(array, dtype)
-    if not np.isfinite(values).all():
-        before = array.dtype.kind == "f" and not np.isfinite(array).all()
-        what = "NaN or infinity" if before else f"a value too large for {dtype}"
-        raise Refused(f"holds {what}; make it again, or remove it to leave its clip out")
-    return values
+    values, fault = cast(array, dtype)
+    if fault is not None:
+        raise Refused(f"holds {fault}; make it again, or remove it to leave its clip out")
+    return np.ascontiguousarray(values)
 
 
 def labels_of(array: np.ndarray, segments: int, categories: int) -> np.ndarray:
