@@ -139,11 +139,15 @@ def _convert_folder(
     root: Path, to: Path, dtype: str, features: list[str], grid: Size | None, channels_first: bool
 ) -> None:
     """Convert the feature files named, copy the other files, and say so for each."""
+    names = (*files.EVERY_FILE, files.MADE_WITH, files.GENERATED)
+    for name in names:
+        if os.path.lexists(to / name) and not os.path.lexists(root / name):
+            raise UserError(f"{to / name}: is there already, but not in {root}; remove it, or choose another folder")
     sources = {name: array_file(root / name, grid, channels_first) for name in features}
     waiting = [name for name, source in sources.items() if not _is_converted(source, to / name, dtype)]
     require_free_space(to, sum(size_of_file(sources[name].shape, dtype) for name in waiting))
 
-    for name in (*files.EVERY_FILE, files.MADE_WITH, files.GENERATED):
+    for name in names:
         source, destination = root / name, to / name
         if name in waiting:
             rounding = convert(source, destination, dtype, grid, channels_first)

@@ -63,7 +63,7 @@ def make_data_folder(
 
 def _is_made(root: Path, plan: dict[str, Any]) -> bool:
     """Whether `root` holds what this plan makes, whole. Raises UserError where it holds other data."""
-    present = [name for name in files.EVERY_FILE if (root / name).exists()]
+    present = [name for name in (*files.EVERY_FILE, files.GENERATED) if (root / name).exists()]
     if not present or (root / WORK / "journal.jsonl").exists():
         return False
     made = read_json(root / RECORD) if (root / RECORD).exists() else {}

@@ -94,7 +94,7 @@ def _record(settings: Settings, layout: Layout) -> dict:
 
 def _holds(out: Path, record: dict, force: bool) -> bool:
     """Whether `out` holds the whole data of `record`. Raises UserError where it holds data that must stay."""
-    present = [name for name in _FILES if (out / name).exists()]
+    present = [name for name in (*_FILES, files.CATEGORIES, files.MADE_WITH) if (out / name).exists()]
     if not present:
         return False
     try:

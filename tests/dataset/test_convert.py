@@ -132,6 +132,17 @@ def test_a_pipe_in_the_place_of_a_copy_is_not_waited_for(tiny_data, tmp_path, ca
     assert f"{files.ANNOTATIONS}: is in the way" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", [files.CATEGORIES, files.ORDERS[1], files.CLIP_LABELS, files.MADE_WITH])
+def test_no_file_of_other_data_is_taken_for_one_of_these(name, tiny_data, tmp_path, capsys):
+    root = shutil.copytree(tiny_data, tmp_path / "data")
+    (root / name).unlink(missing_ok=True)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / name).write_text("of other data")
+    assert convert.main(["--root", str(root), "--to", str(tmp_path / "new")]) == 2
+    assert f"{tmp_path / 'new' / name}: is there already, but not in {root}" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
+
+
 def test_what_is_not_there_is_said(tiny_data, tmp_path, capsys):
     root = shutil.copytree(tiny_data, tmp_path / "data")
     (root / files.LABELS).unlink()

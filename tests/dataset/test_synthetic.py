@@ -406,3 +406,11 @@ def test_an_array_is_stored_under_the_key_of_its_name(tmp_path):
     writing.write_array(tmp_path / files.order_file("val"), np.arange(3))
     with h5py.File(tmp_path / files.order_file("val")) as file:
         assert file[files.ORDER_KEY][()].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", [files.CATEGORIES, files.MADE_WITH])
+def test_no_file_of_other_data_is_taken_for_a_generated_one(name, tmp_path):
+    (tmp_path / name).write_text("of other data")
+    with pytest.raises(UserError, match=f"holds {name}, which was not generated here"):
+        generate.generate(tmp_path, changed())
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_ingest import in_a_process, killed_at
-from made_clips import MadeClip, write_csv, write_general
+from made_clips import MadeClip, write_general
 
 from dataset import files, writing
 from dataset.arrays import array_file
@@ -219,6 +219,7 @@ def test_the_files_are_laid_out_as_those_that_are_written_at_once(source, tmp_pa
 
 def test_a_folder_with_other_data_is_left_alone(source, tmp_path, capsys):
     _, arguments = source
-    write_csv(tmp_path / files.ANNOTATIONS, ["Bark&a&good&0&1"], [])
-    assert ingest.main([*arguments, "--to", str(tmp_path)]) == 2
-    assert "holds Annotations.txt already, of other data; choose another folder" in capsys.readouterr().err
+    for name in (files.GENERATED, files.ANNOTATIONS):
+        (tmp_path / name).write_text("{}")
+        assert ingest.main([*arguments, "--to", str(tmp_path)]) == 2
+        assert f"holds {name} already, of other data; choose another folder" in capsys.readouterr().err
