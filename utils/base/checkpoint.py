@@ -35,6 +35,7 @@ from utils.base.text import require_file
 
 FORMAT = "cmbs-1"
 LAST, BEST, BEST_VAL = "last.pth.tar", "best.pth.tar", "best-val.pth.tar"
+CHOSEN_BY = {"test": BEST, "val": BEST_VAL}  # the split that chose an epoch -> the file of its weights
 
 _log = logging.getLogger(__name__)
 

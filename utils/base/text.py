@@ -12,9 +12,13 @@ import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from utils.base.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 # The longer marks come first: UTF-32's begins with UTF-16's.
 _OTHER_MARKS = {
@@ -110,6 +114,16 @@ def parse_json(
         raise UserError(f"{source}: is not a valid {kind}: {error}") from error
     except RecursionError:
         raise UserError(f"{source}: is nested too deeply to be a {kind}") from None
+
+
+def validated(kind: type[Model], values: Any, problem: str, advice: str) -> Model:
+    """What a file holds as a pydantic model. Raises UserError: the problem, the first key that is wrong, the advice."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))[:100]
+        raise UserError(f"{problem} ({key or 'the file'}: {first['msg']}); {advice}") from None
 
 
 def _unreadable(path: str | os.PathLike, error: OSError) -> UserError:

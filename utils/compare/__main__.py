@@ -14,6 +14,7 @@ from pathlib import Path
 
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
+from utils.evaluation.protocols import PROTOCOLS
 
 
 @command
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--protocol",
-        choices=("authors", "validation"),
+        choices=PROTOCOLS,
         default="authors",
         help="which weights of a study's runs: of the best epoch on the test split, or on the val split",
     )
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{options.evaluations[0]}: is one evaluation alone; name a second one to compare it with")
     check_same_clips(compared)
     has_study = any(Path(path).is_file() for path in options.evaluations)
-    print(comparison(compared, options.protocol if has_study else None))
+    print(comparison(compared, PROTOCOLS[options.protocol] if has_study else None))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataset import fingerprint
+from utils.base.checkpoint import CHOSEN_BY
 from utils.base.errors import UserError
 from utils.base.paths import project_path
-from utils.evaluation.protocols import CHOOSING_SPLITS
+from utils.evaluation.protocols import PROTOCOLS
 from utils.evaluation.results import evaluations_of, how_to_evaluate, read_metrics
 from utils.evaluation.stored import Stored, read
-from utils.study.results import WEIGHTS, chosen_epochs, evaluation_folder, result_of
+from utils.study.results import evaluation_folder, result_of, trained
 from utils.study.runs import Run, Study
 
 
@@ -35,14 +36,14 @@ def read_all(paths: list[str], protocol: str) -> list[Compared]:
 
     Args:
         paths: of evaluations' folders and study files.
-        protocol: which weights of a study's runs, a name of CHOOSING_SPLITS.
+        protocol: which weights of a study's runs, a name of PROTOCOLS.
 
     Raises UserError for what is neither, and for a study without a finished run in one of its rows.
     """
     compared = []
     for path in paths:
         if Path(path).is_file():
-            rows = _rows(path, CHOOSING_SPLITS[protocol])
+            rows = _rows(path, PROTOCOLS[protocol].split)
             compared += rows if len(paths) == 1 else [row._replace(name=f"{path}: {row.name}") for row in rows]
         else:
             compared.append(Compared(path, [Path(path)], [read(Path(path))]))
@@ -72,10 +73,10 @@ def _rows(path: str, split: str) -> list[Compared]:
 
 def _evaluation(run: Run, split: str) -> Path:
     """The evaluation, on the test split, of the weights of the epoch that `split` chose in a finished run."""
-    weights = WEIGHTS[split]
+    weights = CHOSEN_BY[split]
     if run.source is not None:
         return evaluation_folder(run, split)
-    chosen = chosen_epochs(run).get(split)
+    chosen = trained(run.folder).best.get(split)
     for folder in evaluations_of(run.folder, weights, chosen["epoch"]) if chosen else []:
         metrics = read_metrics(folder)
         if metrics.get("split") == "test" and metrics.get("localize", "authors") == run.config.eval.localize:

@@ -5,33 +5,29 @@ from __future__ import annotations
 import numpy as np
 
 from dataset.files import in_words
+from utils.base.tables import markdown
 from utils.compare.compared import Compared
 from utils.evaluation.clip_scores import ACCURACY, SCORES, clip_categories
 from utils.evaluation.intervals import RESAMPLES, difference_interval, mean_interval, number
+from utils.evaluation.protocols import Protocol
+from utils.evaluation.results import GENERATED
 from utils.evaluation.stored import Stored
-from utils.study.table import markdown
-
-GENERATED = "**Generated clips**: the numbers say whether the code learns, and nothing about a real data set."
-PROTOCOLS = {
-    "authors": "the best epoch on the test split (authors' protocol)",
-    "validation": "the best epoch on the val split (validation protocol)",
-}
 
 
-def comparison(compared: list[Compared], protocol: str | None = None) -> str:
+def comparison(compared: list[Compared], protocol: Protocol | None = None) -> str:
     """The text and tables that compare evaluations of the same clips with the first of them.
 
     Args:
-        protocol: by which a study's weights were chosen, a name of PROTOCOLS; None: no study is among them.
+        protocol: by which a study's weights were chosen; None: no study is among them.
     """
     metrics = compared[0].evaluations[0].metrics
     scores = {one.name: one.clip_scores() for one in compared}
     base, *others = scores
-    generated = [GENERATED] if metrics.get("generated") else []
+    generated = [f"**Generated clips**: {GENERATED}."] if metrics.get("generated") else []
     parts = [
         f"{metrics['clips']} clips of the {metrics['split']} split, each evaluation compared with {base}.",
         *generated,
-        *([f"The weights of each run of a study are of {PROTOCOLS[protocol]}."] if protocol else []),
+        *([f"The weights of each run of a study are of the {protocol.rule} ({protocol.name})."] if protocol else []),
         *_label_regimes(compared),
         markdown(*_accuracies(scores)),
         "Naming and timing apart, %:",

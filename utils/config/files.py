@@ -37,6 +37,11 @@ def build_stored(values: dict[str, Any], source: str) -> Config:
     return _validated(without_removed(renamed(values, source), source=None), source, {})
 
 
+def read_stored(path: Path) -> Config:
+    """The config in a file that a run or a study has written."""
+    return build_stored(read_json(path), source=str(path))
+
+
 def _validated(values: dict[str, Any], source: str, flags: Mapping[str, str]) -> Config:
     try:
         return Config.model_validate(values)

@@ -11,18 +11,30 @@ import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from utils.base.checkpoint import LAST, Checkpoint
 from utils.base.errors import UserError
 from utils.base.text import require_file
 
-METRICS = "metrics.jsonl"  # of a run folder
+EPOCHS = "metrics.jsonl"  # of a run folder
 CHANCE = (45.0, 55.0)  # an AUC between these, in percent, is that of a score which separates nothing
 CLIPS = "test_accuracy_of_clips"  # percent of each clip of the test split; of an epoch that was the best so far
 APART = "test_naming_and_timing"  # of the test split, see `utils.evaluation.metrics.naming_and_timing`
-CHOOSING_SPLITS = {"authors": "test", "validation": "val"}  # protocol -> the split that chooses its epoch
 _KEPT = ("epoch", "val_accuracy", "test_accuracy")
+
+
+class Protocol(NamedTuple):
+    """How the epoch is chosen whose weights are a run's result."""
+
+    split: str  # whose accuracy chooses
+    name: str
+    rule: str
+
+
+PROTOCOLS = {
+    "authors": Protocol("test", "authors' protocol", "best epoch on the test split"),
+    "validation": Protocol("val", "validation protocol", "best epoch on the val split"),
+}
 
 Chosen = dict[str, int | float]  # `_KEPT` of an epoch, accuracies in percent; without "val_accuracy" if there is no val
 
@@ -32,7 +44,7 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
 
     A last line without its end was cut short by a kill, and doesn't count. Raises UserError for any other damage.
     """
-    path = folder / METRICS
+    path = folder / EPOCHS
     if not (path.exists() or path.is_symlink()):  # a link to nowhere is refused, not taken for no file
         return []
     require_file(path)
@@ -52,6 +64,8 @@ def saved_epochs(folder: Path) -> list[dict[str, Any]]:
 
     All of them where that file is gone or can't be read.
     """
+    from utils.base.checkpoint import LAST, Checkpoint  # here: torch takes seconds, and flags are made of this module
+
     epochs, saved = read_epochs(folder), None
     with contextlib.suppress(UserError):
         saved = Checkpoint.load(folder / LAST).epoch
@@ -75,7 +89,7 @@ def choose(best: dict[str, Chosen], epoch: Mapping[str, Any]) -> bool:
     Returns whether it is, for any of them.
     """
     is_better = False
-    for split in CHOOSING_SPLITS.values():
+    for split, *_ in PROTOCOLS.values():
         accuracy = f"{split}_accuracy"
         if accuracy in epoch and (split not in best or epoch[accuracy] > best[split][accuracy]):
             best[split] = {key: epoch[key] for key in _KEPT if key in epoch}
@@ -97,7 +111,7 @@ def protocols(folder: Path) -> dict[str, Chosen | None] | None:
     Returns {"authors": ..., "validation": ...}; the validation protocol is None where there is no val split.
     """
     best = best_epochs(saved_epochs(folder))
-    return {protocol: best.get(split) for protocol, split in CHOOSING_SPLITS.items()} if best else None
+    return {key: best.get(protocol.split) for key, protocol in PROTOCOLS.items()} if best else None
 
 
 def useless_scores(folder: Path, best: Mapping[str, Chosen]) -> str | None:
@@ -122,13 +136,12 @@ def useless_scores(folder: Path, best: Mapping[str, Chosen]) -> str | None:
 
 def in_words(best: Mapping[str, Chosen]) -> list[str]:
     """Both protocols of a finished run, named, side by side."""
-    authors, validation = best["test"], best.get("val")
-    rule = "validation protocol (test accuracy at the best epoch on the val split): "
+    authors, validation = PROTOCOLS.values()
+    chosen, by_val = best["test"], best.get("val")
+    told = "not available, the data have no val split"
+    if by_val is not None:
+        told = f"test {by_val['test_accuracy']:.2f} % at epoch {by_val['epoch']} (val {by_val['val_accuracy']:.2f} %)"
     return [
-        f"authors' protocol (best epoch on the test split): test {authors['test_accuracy']:.2f} % "
-        f"at epoch {authors['epoch']}",
-        f"{rule}not available, the data have no val split"
-        if validation is None
-        else f"{rule}test {validation['test_accuracy']:.2f} % at epoch {validation['epoch']} "
-        f"(val {validation['val_accuracy']:.2f} %)",
+        f"{authors.name} ({authors.rule}): test {chosen['test_accuracy']:.2f} % at epoch {chosen['epoch']}",
+        f"{validation.name} (test accuracy at the {validation.rule}): {told}",
     ]

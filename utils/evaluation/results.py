@@ -24,6 +24,7 @@ from utils.evaluation.evaluate import Evaluation
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.jsonl"
 ATTENTION = "attention.npy"
+GENERATED = "the numbers say whether the code learns, and nothing about a real data set"  # where clips are generated
 REPORT = "report.html"  # made from the others by `utils.report`, like the figures
 # All that an evaluation may leave. METRICS is the first to go and the last to come: without it there is no evaluation.
 _FILES = (METRICS, PREDICTIONS, ATTENTION, REPORT, "figures/*.png", "figures/events.out.tfevents.*")

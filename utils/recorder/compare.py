@@ -38,7 +38,7 @@ def _describe(folder: Path) -> dict[str, Any]:
     made = read(folder)
     starts = made.get("starts") or [{}]
     start = {key: value for key, value in starts[-1].items() if key != "time"} | {"number of starts": len(starts)}
-    config = config_files.build_stored(config_files.read_json(settings), source=str(settings)).model_dump()
+    config = config_files.read_stored(settings).model_dump()
     return {"settings": config, "start": start, "data": made.get("data", {}), "epochs": saved_epochs(folder)}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from utils.base.errors import command
 from utils.base.flags import Parser
+from utils.evaluation.protocols import PROTOCOLS
 
 
 @command
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a new folder to write")
     parser.add_argument(
         "--protocol",
-        choices=("authors", "validation"),
+        choices=PROTOCOLS,
         default="authors",
         help="which weights: of the best epoch on the test split (the default), or on the val split",
     )

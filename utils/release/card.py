@@ -7,18 +7,13 @@ from typing import Any
 
 from dataset.files import in_words
 from utils.base import nested
+from utils.base.tables import markdown
 from utils.evaluation.clip_scores import ACCURACY, SCORES
 from utils.evaluation.intervals import Interval
-from utils.study.table import markdown
+from utils.evaluation.protocols import PROTOCOLS
+from utils.evaluation.results import GENERATED
 
 _TASK = "audio-visual-event-localization"
-_PROTOCOLS = {
-    "authors": "the authors' protocol: the best epoch **on the test split**, which is optimistic",
-    "validation": "the validation protocol: the best epoch on the val split",
-}
-_GENERATED = (
-    "> **Trained on generated clips.** The numbers say whether the code learns, and nothing about a real data set."
-)
 
 
 def card(facts: dict[str, Any]) -> str:
@@ -26,7 +21,7 @@ def card(facts: dict[str, Any]) -> str:
     parts = [
         _front_matter(facts),
         f"# {facts['model']}, {_TASK.replace('-', ' ').replace('audio visual', 'audio-visual')}",
-        *([_GENERATED] if facts["generated"] else []),
+        *([f"> **Trained on generated clips**: {GENERATED}."] if facts["generated"] else []),
         _what(facts),
         "## Numbers",
         _numbers(facts),
@@ -78,13 +73,15 @@ def _what(facts: dict[str, Any]) -> str:
     counts = f"{data['train']:,} {counts}" if data["train"] else counts
     if data["clips"]:
         counts += f" ({data['clips']:,} clips of {data['segments']} segments, {data['categories']} categories)"
+    protocol = PROTOCOLS[facts["protocol"]]
+    chosen = f"the {protocol.name}: the {protocol.rule}{', which is optimistic' if protocol.split == 'test' else ''}"
     labels = "labels of segments" if facts["supervision"] == "full" else in_words(facts["label_regime"])
     return "\n".join(
         [
             f"- **Network**: `{facts['model']}`, {facts['parameters']:,} parameters",
             f"- **Trained on**: {counts}; fingerprint in `release.json`",
             f"- **Supervision**: {facts['supervision']}; it learned from {labels}",
-            f"- **Weights**: epoch {facts['epoch']} of {facts['n_epoch']}, chosen by {_PROTOCOLS[facts['protocol']]}",
+            f"- **Weights**: epoch {facts['epoch']} of {facts['n_epoch']}, chosen by {chosen}",
         ]
     )
 
@@ -107,7 +104,8 @@ def _numbers(facts: dict[str, Any]) -> str:
     ]
     authors, validation = (facts["protocols"] or {}).get("authors"), (facts["protocols"] or {}).get("validation")
     if authors:
-        said = f"authors' protocol {authors['test_accuracy']:.2f} % (epoch {authors['epoch']}), validation protocol "
+        by_test, by_val = (protocol.name for protocol in PROTOCOLS.values())
+        said = f"{by_test} {authors['test_accuracy']:.2f} % (epoch {authors['epoch']}), {by_val} "
         said += f"{validation['test_accuracy']:.2f} % (epoch {validation['epoch']})" if validation else "not available"
         lines.append(f"The run by both protocols, on the test split: {said}.")
     return "\n\n".join(lines)

@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from dataset import files
-from utils.base.checkpoint import Checkpoint
+from utils.base.checkpoint import CHOSEN_BY, Checkpoint
 from utils.base.errors import UserError
 from utils.base.text import require_file
 from utils.config.settings import Config
 from utils.evaluation.intervals import mean_interval
-from utils.evaluation.protocols import CHOOSING_SPLITS, protocols
+from utils.evaluation.protocols import PROTOCOLS, protocols
 from utils.evaluation.results import evaluations_of, how_to_evaluate
 from utils.evaluation.stored import read
 from utils.evaluation.weights import config_of, network_of
 from utils.predict.network import load_network
-from utils.study.results import WEIGHTS
 from utils.training import provenance, result
 
 
@@ -25,12 +24,12 @@ def facts_of(run: Path, protocol: str, license: str) -> tuple[dict[str, Any], di
 
     Args:
         run: the run folder.
-        protocol: which weights, a name of CHOOSING_SPLITS.
+        protocol: which weights, a name of PROTOCOLS.
         license: of the weights, as model hubs call it.
 
     Raises UserError where the run has no such weights, these are damaged, or no evaluation of them is there.
     """
-    name = WEIGHTS[CHOOSING_SPLITS[protocol]]
+    name = CHOSEN_BY[PROTOCOLS[protocol].split]
     require_file(run / name, "checkpoint", f"{run} holds no run whose weights this protocol has chosen")
     checkpoint = Checkpoint.load(run / name)
     if not checkpoint.ours:

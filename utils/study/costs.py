@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from utils.base.errors import UserError
-from utils.base.paths import project_path
-from utils.base.text import read_json
+from utils.base.text import read_json, validated
 from utils.config.settings import Config
 from utils.study.runs import Study
 
@@ -31,73 +28,70 @@ class _Measured(BaseModel):
     host_bytes: int = Field(gt=0)  # peak
     device_bytes: int | None
 
+    @property
+    def per_clip(self) -> float:
+        """Seconds."""
+        return self.seconds / self.clips
 
-class _File(BaseModel):
+    @property
+    def bytes(self) -> int:
+        """Peak memory of the GPU, or without one of the process."""
+        return self.device_bytes or self.host_bytes
+
+
+class Costs(BaseModel):
+    """What the benchmark wrote: the fields that are used here."""
+
     model_config = ConfigDict(frozen=True, strict=True)
 
     device: str
     rows: list[_Measured]
 
+    def columns(self, configs: Sequence[Config | None]) -> dict[str, list[str]]:
+        """Time of a training step for each clip, and peak memory, relative to the first row.
 
-class _Cost(NamedTuple):
-    """What a training step in float32 costs."""
+        A cell is empty where the benchmark didn't measure the row's network with its settings, or not the first row's;
+        memory is compared at the same batch size alone.
+        """
+        costs = [config and self._of(config) for config in configs]
+        base = next((cost for cost, config in zip(costs, configs, strict=True) if config), None)
+        cells = {TRAIN_STEP: [""] * len(costs), MEMORY: [""] * len(costs)}
+        for row, cost in enumerate(costs if base else []):
+            if cost:
+                cells[TRAIN_STEP][row] = f"{cost.per_clip / base.per_clip:.2f}"
+            if cost and cost.clips == base.clips:
+                cells[MEMORY][row] = f"{cost.bytes / base.bytes:.2f}"
+        return cells
 
-    seconds: float  # a clip
-    bytes: int  # peak memory of the GPU, or without one of the process
-    clips: int
+    def _of(self, config: Config) -> _Measured | None:
+        wanted = ("train", _PRECISION, config.model.model_dump(mode="json"))
+        return next((row for row in self.rows if (row.timed, row.how, row.model) == wanted), None)
 
 
-def columns(study: Study, configs: Sequence[Config | None]) -> dict[str, list[str]]:
-    """Time of a training step for each clip, and peak memory, relative to the first row.
+def read(study: Study) -> Costs | None:
+    """The costs that a study names; None where it names none, or they aren't measured yet.
 
-    A cell is empty where the benchmark didn't measure the row's network with its settings, or not the first row's;
-    memory is compared at the same batch size alone. Raises UserError for a file that the benchmark didn't write.
+    Raises UserError for a file that the benchmark didn't write.
     """
-    costs = [config and _cost(study, config) for config in configs]
-    base = next((cost for cost, config in zip(costs, configs, strict=True) if config), None)
-    times = [f"{cost.seconds / base.seconds:.2f}" if base and cost else "" for cost in costs]
-    memory = [f"{cost.bytes / base.bytes:.2f}" if base and cost and cost.clips == base.clips else "" for cost in costs]
-    return {TRAIN_STEP: times, MEMORY: memory}
+    path = study.benchmark
+    if path is None or not path.exists():
+        return None
+    return validated(
+        Costs, read_json(path), f"{path}: is not what `python -m utils.benchmark --json` writes", "measure again"
+    )
 
 
-def notes(study: Study, measured: bool) -> list[str]:
+def notes(study: Study, costs: Costs | None, measured: bool) -> list[str]:
     """Where the costs in a table were measured, or how to measure them; [] for a study that names no benchmark."""
-    path = _path(study)
-    if path is None:
+    if study.benchmark is None:
         return []
     command = (
         f"`python -m utils.benchmark --study {study.path} --batch_size {_BATCH_SIZE} --rows '*/train/{_PRECISION}' "
-        f"--json {path}`"
+        f"--json {study.benchmark}`"
     )
     if not measured:
         return [f"{study.settings.title}, train step and memory not measured: {command}"]
     return [
         f"{study.settings.title}: train step (for each clip) and memory in {_PRECISION}, relative to the first row, on "
-        f"{_read(path).device}: {command}"
+        f"{costs.device}: {command}"
     ]
-
-
-def _path(study: Study) -> Path | None:
-    return None if study.settings.benchmark is None else project_path(study.settings.benchmark)
-
-
-def _cost(study: Study, config: Config) -> _Cost | None:
-    path = _path(study)
-    if path is None or not path.exists():
-        return None
-    wanted = ("train", _PRECISION, config.model.model_dump(mode="json"))
-    for row in _read(path).rows:
-        if (row.timed, row.how, row.model) == wanted:
-            return _Cost(row.seconds / row.clips, row.device_bytes or row.host_bytes, row.clips)
-    return None
-
-
-def _read(path: Path) -> _File:
-    try:
-        return _File.model_validate(read_json(path))
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise UserError(
-            f"{path}: is not what `python -m utils.benchmark --json` writes ({key}: {problem['msg']}); measure again"
-        ) from None

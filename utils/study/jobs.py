@@ -134,15 +134,15 @@ def commands(run: Run, gpu: str | None) -> list[list[str]]:
     if run.source is None and not run.folder.exists():
         return [base]
     # Only now: torch takes seconds to import.
-    from utils.base.checkpoint import LAST
-    from utils.study.results import WEIGHTS, chosen_epochs, evaluated_accuracy, evaluation_folder
+    from utils.base.checkpoint import CHOSEN_BY, LAST
+    from utils.study.results import evaluated_accuracy, evaluation_folder, trained
 
     if run.source is None:
         return [[*base, "--resume", "last"] if (run.folder / LAST).exists() else base]
     return [
-        [*base, "--evaluate", "--resume", str(run.source.folder / WEIGHTS[split]),
+        [*base, "--evaluate", "--resume", str(run.source.folder / CHOSEN_BY[split]),
          "--output", str(evaluation_folder(run, split))]
-        for split in chosen_epochs(run.source)
+        for split in trained(run.source.folder).best
         if evaluated_accuracy(run, split) is None
     ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset import files, fingerprint
-from utils.base.checkpoint import BEST, BEST_VAL, LAST, Checkpoint
+from utils.base.checkpoint import CHOSEN_BY, LAST, Checkpoint
 from utils.base.errors import UserError
 from utils.config import files as config_files
 from utils.config.settings import Config
@@ -23,8 +23,6 @@ from utils.study.job_record import read_record
 from utils.study.runs import Run
 from utils.training import provenance, result
 
-# The weights of the epoch that a split chose: "test" by the authors' protocol, "val" by the validation protocol.
-WEIGHTS = {"test": BEST, "val": BEST_VAL}
 _CLOCKS = 60  # seconds by which the clocks of machines with one disk may differ
 
 
@@ -36,11 +34,43 @@ class Result(NamedTuple):
     seconds: float | None  # mean of an epoch, evaluation included; None: nothing was trained
 
 
+class Trained(NamedTuple):
+    """What the folder of a run that trains holds."""
+
+    config: Config | None  # None: nothing was begun there
+    epochs: int  # done, and saved
+    best: dict[str, Chosen]  # split -> the best of these epochs by it, with all that is known of it
+    weights_fit: bool  # those of the best epochs are theirs; else a kill came in between, and going on mends it
+    seconds: float | None  # mean of an epoch
+    data: dict[str, Any] | None  # fingerprint; None: an early version didn't note it
+    generated: bool  # its `result.json` says that its clips were generated
+
+
 class Clips(NamedTuple):
     """The accuracy of each test clip, and the fingerprint of the files that say which clips these are."""
 
     accuracies: list[float]  # in percent
     data: dict[str, Any]  # part of `dataset.fingerprint`'s: labels and order of the test split
+
+
+def trained(folder: Path) -> Trained:
+    """What a run has left: by its `result.json`, or by its other files where it has none, or none yet."""
+    whole = result.read(folder)
+    if whole is not None:
+        config = config_files.build_stored(whole.config, source=str(folder / result.FILE))
+        best = whole.protocols.by_split()
+        return Trained(config, config.train.n_epoch, best, True, whole.seconds, whole.data, whole.generated)
+    path, last = folder / "config.json", folder / LAST
+    config = config_files.read_stored(path) if path.exists() else None
+    saved = _header_of(last) if last.exists() else None  # None: deleted, by somebody who won't go on
+    # A kill may leave a line of an epoch that was never saved.
+    epochs = [epoch for epoch in read_epochs(folder) if saved is None or epoch["epoch"] <= saved.epoch]
+    best = best_epochs(epochs)
+    weights = {folder / CHOSEN_BY[split]: chosen["epoch"] for split, chosen in best.items()}
+    fit = all(_header_of(path).epoch == epoch for path, epoch in weights.items() if path.exists())
+    data = provenance.read(folder).get("data") or (saved and saved.data)
+    done = epochs[-1]["epoch"] if epochs else 0
+    return Trained(config, done, best, fit, result.seconds_per_epoch(epochs), data, generated=False)
 
 
 def result_of(run: Run) -> Result | None:
@@ -67,14 +97,15 @@ def readable(path: Path) -> Iterator[None]:
 
 def evaluation_folder(run: Run, split: str) -> Path:
     """Where a run that only evaluates leaves its evaluation of the weights that a split chose."""
-    return run.folder / WEIGHTS[split].removesuffix(".pth.tar")
+    return run.folder / CHOSEN_BY[split].removesuffix(".pth.tar")
 
 
-def check_settings(run: Run) -> None:
-    """Raise UserError where a run's folder holds a run with other settings than the study has."""
-    theirs = _stored_config(run.folder)
+def check_settings(run: Run) -> Trained:
+    """What a run has left. Raises UserError where its folder holds a run with other settings than the study has."""
+    left = trained(run.folder)
+    theirs = left.config
     if theirs is None:
-        return
+        return left
     differing = config_files.difference(run.config, theirs, may_differ=["no", "going on"])
     if theirs.train.n_epoch < run.config.train.n_epoch:
         differing = [line for line in differing if not line.startswith("train.n_epoch")]
@@ -83,14 +114,7 @@ def check_settings(run: Run) -> None:
             f"{run.folder}: was run with other settings than the study has: {'; '.join(differing)}; remove the folder, "
             f"or give the study another output"
         )
-
-
-def _stored_config(folder: Path) -> Config | None:
-    """The config of the run in a folder; None where there is none."""
-    path, whole = folder / "config.json", result.read(folder)
-    if whole is not None:
-        return config_files.build_stored(whole.config, source=str(folder / result.FILE))
-    return config_files.build_stored(config_files.read_json(path), source=str(path)) if path.exists() else None
+    return left
 
 
 def check_same_data(runs: list[Run]) -> None:
@@ -99,7 +123,7 @@ def check_same_data(runs: list[Run]) -> None:
     fingerprint_of = functools.cache(fingerprint.fingerprint)
     for run in runs:
         with readable(run.folder):
-            made_on = _trained_on(run.folder) if run.source is None else None
+            made_on = trained(run.folder).data if run.source is None else None
         if made_on is None:
             continue
         root, label_regime = run.config.data.folder, run.config.label_regime
@@ -115,56 +139,26 @@ def check_same_data(runs: list[Run]) -> None:
                 )
 
 
-def _trained_on(folder: Path) -> dict[str, Any] | None:
-    """The fingerprint of a run's data; None where there is no run, or one of an early version that didn't note it."""
-    last, whole = folder / LAST, result.read(folder)
-    if whole is not None:
-        return whole.data
-    return provenance.read(folder).get("data") or (_header_of(last).data if last.exists() else None)
-
-
 def _trained(run: Run) -> Result | None:
-    check_settings(run)
-    whole = result.read(run.folder)
-    if whole is not None:
-        if whole.config["train"]["n_epoch"] < run.config.train.n_epoch:
-            return None
-        authors, validation = whole.protocols.authors, whole.protocols.validation
-        return Result(authors.test_accuracy, validation and validation.test_accuracy, whole.seconds)
-    epochs = _saved_epochs(run.folder)
-    best = best_epochs(epochs)
-    if "test" not in best or epochs[-1]["epoch"] < run.config.train.n_epoch:
+    left = check_settings(run)
+    if "test" not in left.best or left.epochs < run.config.train.n_epoch or not left.weights_fit:
         return None
-    for split, chosen in best.items():
-        weights = run.folder / WEIGHTS[split]
-        if weights.exists() and _header_of(weights).epoch != chosen["epoch"]:
-            return None  # a kill came between the last epoch and its weights: the run mends that when it goes on
-    return Result(
-        authors=best["test"]["test_accuracy"],
-        validation=best["val"]["test_accuracy"] if "val" in best else None,
-        seconds=result.seconds_per_epoch(epochs),
-    )
+    by_val = left.best.get("val")
+    return Result(left.best["test"]["test_accuracy"], by_val and by_val["test_accuracy"], left.seconds)
 
 
 def _evaluated(run: Run) -> Result | None:
     if _trained(run.source) is None:
         return None
-    accuracies = {split: evaluated_accuracy(run, split) for split in chosen_epochs(run.source)}
+    accuracies = {split: evaluated_accuracy(run, split) for split in trained(run.source.folder).best}
     if None in accuracies.values():
         return None
     return Result(accuracies["test"], accuracies.get("val"), seconds=None)
 
 
-def chosen_epochs(run: Run) -> dict[str, Chosen]:
-    """The best of a trained run's epochs, by the split that chose it."""
-    whole = result.read(run.folder)
-    return best_epochs(_saved_epochs(run.folder)) if whole is None else whole.protocols.by_split()
-
-
 def on_generated_clips(run: Run) -> bool:
     """Whether a run says in its `result.json` that its clips were generated."""
-    whole = result.read((run.source or run).folder)
-    return whole is not None and whole.generated
+    return trained((run.source or run).folder).generated
 
 
 def clips_of(run: Run, split: str) -> Clips | None:
@@ -172,15 +166,14 @@ def clips_of(run: Run, split: str) -> Clips | None:
 
     A run that trained has them in `result.json`, one that only evaluates in its evaluation.
     """
-    trained = run.source or run
-    whole = result.read(trained.folder)
-    if whole is None or split not in (chosen := whole.protocols.by_split()):
+    left = trained((run.source or run).folder)
+    if split not in left.best or left.data is None:
         return None
     if run.source is None:
-        accuracies = chosen[split].get(CLIPS)
+        accuracies = left.best[split].get(CLIPS)
     else:
         accuracies = stored.read(evaluation_folder(run, split)).clip_scores()[ACCURACY].tolist()
-    data = {name: whole.data[name] for name in (files.LABELS, files.order_file("test")) if name in whole.data}
+    data = {name: left.data[name] for name in (files.LABELS, files.order_file("test")) if name in left.data}
     return accuracies and Clips(accuracies, data)
 
 
@@ -192,8 +185,7 @@ def naming_and_timing_of(run: Run, split: str) -> dict[str, float | None]:
     if run.source is not None:
         path = evaluation_folder(run, split)
         return (stored.read(path).metrics.get("naming_and_timing") if (path / METRICS).exists() else None) or {}
-    whole = result.read(run.folder)
-    return (whole is not None and whole.protocols.by_split().get(split, {}).get(APART)) or {}
+    return trained(run.folder).best.get(split, {}).get(APART) or {}
 
 
 def evaluated_accuracy(run: Run, split: str) -> float | None:
@@ -202,7 +194,7 @@ def evaluated_accuracy(run: Run, split: str) -> float | None:
     An evaluation counts that was made after the weights and after its settings were written, of the epoch, by the
     rule and on the split that are asked for.
     """
-    folder, weights = evaluation_folder(run, split), run.source.folder / WEIGHTS[split]
+    folder, weights = evaluation_folder(run, split), run.source.folder / CHOSEN_BY[split]
     if not all(path.exists() for path in (folder / METRICS, weights, run.settings)):
         return None
     newest = max(weights, run.settings, key=lambda path: path.stat().st_mtime)
@@ -212,26 +204,19 @@ def evaluated_accuracy(run: Run, split: str) -> float | None:
         )
     if (folder / METRICS).stat().st_mtime < newest.stat().st_mtime:
         return None
-    settings = config_files.build_stored(config_files.read_json(run.settings), source=str(run.settings))
+    settings = config_files.read_stored(run.settings)
     if config_files.difference(run.config, settings, may_differ=["no", "going on"]):
         return None
     metrics, asked = read_metrics(folder), run.config.eval
     accuracy, threshold = metrics.get("accuracy"), metrics.get("threshold")
     is_asked_for = (
         metrics.get("split") == asked.split
-        and metrics.get("epoch") == chosen_epochs(run.source)[split]["epoch"]
+        and metrics.get("epoch") == trained(run.source.folder).best[split]["epoch"]
         and metrics.get("localize", "authors") == asked.localize
         and asked.threshold in (None, threshold)
         and Path(str(metrics.get("checkpoint"))).parts[-3:] == weights.parts[-3:]  # the study may have been moved
     )
     return accuracy if is_asked_for and isinstance(accuracy, float) and math.isfinite(accuracy) else None
-
-
-def _saved_epochs(folder: Path) -> list[dict[str, Any]]:
-    """The epochs of a run that `last.pth.tar` holds: a kill may leave a line of one that was never saved."""
-    last = folder / LAST
-    saved = _header_of(last).epoch if last.exists() else None  # None: deleted, by somebody who won't go on
-    return [epoch for epoch in read_epochs(folder) if saved is None or epoch["epoch"] <= saved]
 
 
 class _Header(NamedTuple):

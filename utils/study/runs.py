@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from utils.base.errors import UserError
 from utils.base.paths import ROOT, config_path, project_path
+from utils.base.text import validated
 from utils.config import files as config_files
 from utils.config.renamed import moved, with_old_name
 from utils.config.settings import MAINS, Config, file_name
@@ -102,13 +103,9 @@ class Study:
 
     def __init__(self, path: str, data_root: str | None = None) -> None:
         self.path, values = path, config_files.read_json(path)
-        try:
-            self.settings = StudySettings.model_validate(values)
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            key = ".".join(map(str, problem["loc"]))
-            raise UserError(f"{path}: {key!r}: {problem['msg']} (see utils/study/__main__.py)") from None
+        self.settings = validated(StudySettings, values, f"{path}: can't be used", "see utils/study/__main__.py")
         self.output = project_path(self.settings.output)
+        self.benchmark = self.settings.benchmark and project_path(self.settings.benchmark)
         self.runs: list[Run] = []
         of_row: dict[str, dict[int, Run]] = {}  # by seed
         rows = [(name, None, config) for name, config in self.settings.runs.items()]

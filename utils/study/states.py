@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 from collections.abc import Iterable
 from datetime import timedelta
@@ -12,10 +11,11 @@ from typing import NamedTuple
 from utils.base.errors import EXIT_INTERRUPTED
 from utils.base.locks import is_held
 from utils.base.output import printable
-from utils.evaluation.protocols import read_epochs
+from utils.evaluation.protocols import PROTOCOLS, read_epochs
 from utils.study.job_record import Record, read_record
 from utils.study.results import result_of
 from utils.study.runs import Run, Study
+from utils.training.result import seconds_per_epoch
 
 UNFINISHED = ("running", "stopped", "failed")  # states of runs that left something, and have no place in a table
 
@@ -48,8 +48,9 @@ def state_of(run: Run, record: Record | None, queue: dict[str, str] | None) -> S
     """
     result = result_of(run)
     if result is not None:
-        by_val = "not available" if result.validation is None else f"{result.validation:.2f} %"
-        return State(run, "done", f"authors' protocol {result.authors:.2f} %, validation protocol {by_val}")
+        numbers = {key: getattr(result, key) for key in PROTOCOLS}
+        said = {key: "not available" if value is None else f"{value:.2f} %" for key, value in numbers.items()}
+        return State(run, "done", ", ".join(f"{PROTOCOLS[key].name} {said[key]}" for key in said))
     if is_held(run.lock):
         return State(run, "running", _progress(run))
     if record is None and not read_epochs(run.folder):
@@ -83,12 +84,12 @@ def _progress(run: Run) -> str:
     if run.source is not None:
         return f"evaluates {run.source.name}, seed {run.seed}"
     epochs, last = read_epochs(run.folder), run.config.train.n_epoch
-    seconds = [number for epoch in epochs if isinstance(number := epoch.get("seconds"), int | float)]
     if not epochs:
         return f"epoch 1 of {last}"
     if len(epochs) >= last:
         return "all epochs are done, evaluates its weights"
-    left = timedelta(seconds=round((last - len(epochs)) * statistics.mean(seconds))) if seconds else "unknown time"
+    seconds = seconds_per_epoch(epochs)
+    left = "unknown time" if seconds is None else timedelta(seconds=round((last - len(epochs)) * seconds))
     return f"epoch {len(epochs) + 1} of {last}, about {left} left"
 
 

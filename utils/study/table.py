@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import statistics
 from typing import NamedTuple
 
@@ -13,10 +12,12 @@ import torch
 from dataset import files, fingerprint
 from model import build_model
 from utils.base.atomic import make_folder, write_text
+from utils.base.tables import latex, markdown
 from utils.config.settings import Config
 from utils.evaluation.clip_scores import SCORES
 from utils.evaluation.intervals import difference_interval
-from utils.evaluation.protocols import CHOOSING_SPLITS
+from utils.evaluation.protocols import PROTOCOLS
+from utils.evaluation.results import GENERATED
 from utils.study import costs
 from utils.study.results import (
     Result,
@@ -36,13 +37,22 @@ class Row(NamedTuple):
     """A row of the table for one study."""
 
     runs: list[Run]  # a seed each
-    results: list[Result]  # of the seeds that are finished
+    finished: list[Run]
+    results: list[Result]  # of these
     published: Published | None
 
     @property
     def config(self) -> Config:
         """What its runs have in common: all but the seed."""
         return self.runs[0].config
+
+
+class StudyRows(NamedTuple):
+    """A study with what its table is made of, read once."""
+
+    study: Study
+    rows: dict[str, Row]  # by name
+    costs: costs.Costs | None  # None: not measured
 
 
 class Column(NamedTuple):
@@ -52,27 +62,32 @@ class Column(NamedTuple):
     cells: list[str]
 
 
-def rows_of(study: Study) -> dict[str, Row]:
-    """The study's rows, by name."""
-    runs: dict[str, list[Run]] = {}
+def rows_of(study: Study) -> StudyRows:
+    """Read what a study's runs have left.
+
+    Raises UserError where a folder holds another run than the study asks for, or the runs of a row were trained on
+    different data.
+    """
+    check_same_data(study.runs)
+    rows: dict[str, Row] = {}
     for run in study.runs:
-        runs.setdefault(run.name, []).append(run)
-    return {
-        name: Row(
-            its_runs, [result for run in its_runs if (result := result_of(run))], study.settings.published.get(name)
-        )
-        for name, its_runs in runs.items()
-    }
+        row = rows.setdefault(run.name, Row([], [], [], study.settings.published.get(run.name)))
+        row.runs.append(run)
+        if result := result_of(run):
+            row.finished.append(run)
+            row.results.append(result)
+    return StudyRows(study, rows, costs.read(study))
 
 
 def write_tables(studies: list[Study]) -> None:
-    """Write `table.md` and `table.tex` into the first study's output, and log them. Raises UserError as `table`.
+    """Write `table.md` and `table.tex` into the first study's output, and log them. Raises UserError as `rows_of`.
 
     Below the table stand the runs that left something and aren't counted: they go on, were stopped, or failed.
     """
-    header, body = table(studies)
-    tables = [(header, body), naming_and_timing(studies)]
-    notes = notes_of(studies, header)
+    every = [rows_of(study) for study in studies]
+    header, body = table(every)
+    tables = [(header, body), naming_and_timing(every)]
+    notes = notes_of(every, header)
     notes += [f"not counted: {state}" for state in states(studies) if state.word in UNFINISHED]
     text = "\n".join(markdown(*one) for one in tables if one) + "".join(f"\n{note}\n" for note in notes)
     tex = "\n".join(latex(*one) for one in tables if one) + "".join(f"% {note}\n" for note in notes)
@@ -82,65 +97,58 @@ def write_tables(studies: list[Study]) -> None:
     _log.info(f"{text}\n{paths[0]}, {paths[1]}")
 
 
-def table(studies: list[Study]) -> tuple[list[str], list[list[str]]]:
+def table(every: list[StudyRows]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the results, as text with "±" between mean and standard deviation (over seeds, n - 1).
 
-    A column that says nothing is left out. Raises UserError where a folder holds another run than the study asks for,
-    or the runs of a row were trained on different data.
+    A column that says nothing is left out.
     """
-    for study in studies:
-        check_same_data(study.runs)
-    every = [rows_of(study) for study in studies]
-    names = list(dict.fromkeys(name for rows in every for name in rows))
+    names = list(dict.fromkeys(name for study in every for name in study.rows))
     columns = [Column("network", names), _labels([_first(every, name) for name in names])]
-    for study, rows in zip(studies, every, strict=True):
-        columns += _measured(study, [rows.get(name) for name in names])
+    for study in every:
+        columns += _measured(study, [study.rows.get(name) for name in names])
     columns += _published([_first(every, name) for name in names])
     kept = [column for column in columns if any(column.cells)]
     return [column.header for column in kept], [list(line) for line in zip(*(c.cells for c in kept), strict=True)]
 
 
-def naming_and_timing(studies: list[Study]) -> tuple[list[str], list[list[str]]] | None:
+def naming_and_timing(every: list[StudyRows]) -> tuple[list[str], list[list[str]]] | None:
     """Header and rows of the scores besides the accuracy, by the validation protocol; None if no run has them."""
+    protocol = PROTOCOLS["validation"]
     columns: dict[str, dict[str, str]] = {}  # header -> row -> cell
-    for study in studies:
-        for name, row in rows_of(study).items():
-            found = [naming_and_timing_of(run, CHOOSING_SPLITS["validation"]) for run in row.runs if result_of(run)]
+    for study, rows, _ in every:
+        for name, row in rows.items():
+            found = [naming_and_timing_of(run, protocol.split) for run in row.finished]
             for score in SCORES if found and all(found) else ():
                 values = [of_seed.get(score) for of_seed in found]
                 if None not in values:
-                    column = columns.setdefault(f"{study.settings.title}, validation protocol: {SCORES[score]}", {})
+                    column = columns.setdefault(f"{study.settings.title}, {protocol.name}: {SCORES[score]}", {})
                     column[name] = _spread(values)
     names = dict.fromkeys(name for column in columns.values() for name in column)
     body = [[name, *(column.get(name, "") for column in columns.values())] for name in names]
     return (["network", *columns], body) if columns else None
 
 
-def notes_of(studies: list[Study], header: list[str]) -> list[str]:
+def notes_of(every: list[StudyRows], header: list[str]) -> list[str]:
     """Notes on a table with this header, a line each: what isn't measured, how, and on which clips."""
     notes = []
-    for study in studies:
-        rows = rows_of(study)
+    for study, rows, measured in every:
         title, first = study.settings.title, next(iter(rows))
-        finished = [run for row in rows.values() for run in row.runs if result_of(run)]
-        if any(len(row.results) < len(row.runs) for row in rows.values()):
+        if any(len(row.finished) < len(row.runs) for row in rows.values()):
             notes.append(f"{title}, not measured: `python -m utils.study {study.path}`")
         if any(name.startswith(f"{title}: ") and name.endswith(_less(first)) for name in header):
             notes.append(
                 f"{title}: in brackets the 95 % interval of the difference to {first}, by drawing test clips and seeds "
                 f"with replacement"
             )
-        if any(map(on_generated_clips, finished)):
-            notes.append(
-                f"{title}: generated clips; these numbers say nothing about AVE, nor anything beside published ones"
-            )
-        notes += costs.notes(study, f"{title}: {costs.TRAIN_STEP}" in header)
+        if any(on_generated_clips(run) for row in rows.values() for run in row.finished):
+            notes.append(f"{title}: generated clips; {GENERATED}, nor anything beside published numbers")
+        notes += costs.notes(study, measured, f"{title}: {costs.TRAIN_STEP}" in header)
     return notes
 
 
-def _first(every: list[dict[str, Row]], name: str) -> list[Row]:
+def _first(every: list[StudyRows], name: str) -> list[Row]:
     """The row of this name in each of the studies that has one."""
-    return [rows[name] for rows in every if name in rows]
+    return [study.rows[name] for study in every if name in study.rows]
 
 
 def _labels(rows: list[list[Row]]) -> Column:
@@ -166,17 +174,19 @@ def _how(published: Published) -> str:
     return ", ".join(filter(None, (published.source, published.protocol, runs)))
 
 
-def _measured(study: Study, rows: list[Row | None]) -> list[Column]:
+def _measured(study: StudyRows, rows: list[Row | None]) -> list[Column]:
     """The columns of what one study measured."""
     first = next(row for row in rows if row)
     cells = {"parameters": [row and _parameters(row.config) for row in rows]}
-    for protocol, split in CHOOSING_SPLITS.items():
-        name = {"authors": "authors' protocol", "validation": "validation protocol"}[protocol]
-        cells[name] = [row and _accuracy(row, protocol) for row in rows]
-        cells[name + _less(first.runs[0].name)] = [row and _difference(row, first, split) for row in rows]
+    for key, protocol in PROTOCOLS.items():
+        cells[protocol.name] = [row and _accuracy(row, key) for row in rows]
+        less = protocol.name + _less(first.runs[0].name)
+        cells[less] = [row and _difference(row, first, protocol.split) for row in rows]
     cells["s/epoch"] = [row and _seconds(row) for row in rows]
-    cells |= costs.columns(study, [row and row.config for row in rows])
-    return [Column(f"{study.settings.title}: {what}", [cell or "" for cell in cells[what]]) for what in cells]
+    if study.costs:
+        cells |= study.costs.columns([row and row.config for row in rows])
+    title = study.study.settings.title
+    return [Column(f"{title}: {what}", [cell or "" for cell in cells[what]]) for what in cells]
 
 
 def _less(first: str) -> str:
@@ -207,7 +217,7 @@ def _difference(row: Row, first: Row, split: str) -> str:
     """The difference of a row's mean to the first row's, with its 95 % interval; "" where the clips aren't the same."""
     if row is first or not row.results or not first.results:
         return ""
-    every = [[clips_of(run, split) for run in of_row.runs if result_of(run)] for of_row in (row, first)]
+    every = [[clips_of(run, split) for run in of_row.finished] for of_row in (row, first)]
     if any(clips is None for seeds in every for clips in seeds):
         return ""
     ours, base = every
@@ -220,37 +230,3 @@ def _difference(row: Row, first: Row, split: str) -> str:
 def _seconds(row: Row) -> str:
     seconds = [result.seconds for result in row.results]
     return f"{statistics.mean(seconds):.1f}" if seconds and None not in seconds else ""
-
-
-def markdown(header: list[str], body: list[list[str]]) -> str:
-    """A Markdown table; numbers are aligned to the right, and no name can end its cell."""
-    first, *rest = (f"| {' | '.join(map(_markdown_cell, line))} |\n" for line in (header, *body))
-    return "".join([first, f"| --- |{' ---: |' * (len(header) - 1)}\n", *rest])
-
-
-def _markdown_cell(text: str) -> str:
-    return re.sub(r"([\\|`*<>\[\]~])", r"\\\1", text)
-
-
-def latex(header: list[str], body: list[list[str]]) -> str:
-    """The same as a LaTeX tabular; it needs the package booktabs."""
-
-    def line(cells: list[str]) -> str:
-        return " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\" + "\n"
-
-    inner = line(header) + "\\midrule\n" + "".join(map(line, body))
-    return f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n\\toprule\n{inner}\\bottomrule\n\\end{{tabular}}\n"
-
-
-# Characters that LaTeX reads as something else. A line may not begin with [ or *: they would belong to the \\ before.
-_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "[": "{[}",
-    "*": "{*}",
-    "±": r"$\pm$",
-}

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.base.atomic import make_folder, require_no_obstacle, write_text, writing
-from utils.base.checkpoint import BEST, BEST_VAL, LAST
+from utils.base.checkpoint import CHOSEN_BY, LAST
 from utils.base.errors import UserError, write_error
 from utils.base.locks import hold
 from utils.base.nested import flat
 from utils.base.output import MessageFormatter, MessageHandler, printable
 from utils.config.settings import Config
-from utils.evaluation.protocols import METRICS, Chosen, read_epochs
+from utils.evaluation.protocols import EPOCHS, Chosen, read_epochs
 from utils.training import provenance, result
 
 _LOG = "log.txt"
@@ -74,7 +74,7 @@ class Recorder:
                 f"--snapshot_pref"
             ) from None
         self.folder, self.data = make_folder(folder), data
-        for name in (_LOG, METRICS):
+        for name in (_LOG, EPOCHS):
             require_no_obstacle(self.folder / name)
         self._lock = hold(
             self.folder / ".lock",
@@ -109,8 +109,8 @@ class Recorder:
         write_text(self.folder / "config.json", json.dumps(config.model_dump(), indent=2) + "\n")
         made_with = {"data": self.data, "starts": [*self._earlier_starts, start]}
         write_text(self.folder / provenance.FILE, json.dumps(made_with, indent=2) + "\n")
-        if (self.folder / METRICS).exists():
-            write_text(self.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in kept))
+        if (self.folder / EPOCHS).exists():
+            write_text(self.folder / EPOCHS, "".join(json.dumps(epoch) + "\n" for epoch in kept))
         early = self._handler
         with writing(self.folder):
             # Everything in TensorBoard stands at its training step, so that one number says what to purge.
@@ -124,7 +124,7 @@ class Recorder:
 
     def epoch(self, metrics: dict[str, Any], step: int) -> None:
         """Append an epoch's line to `metrics.jsonl` and its numbers to TensorBoard; `step` was its last."""
-        path = self.folder / METRICS
+        path = self.folder / EPOCHS
         with writing(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
             file.flush()
@@ -184,7 +184,7 @@ class Recorder:
                 f"{self.folder}: holds a run already ({len(read_epochs(self.folder))} epochs); go on with it by "
                 f"--resume last, or choose another folder with --snapshot_pref"
             )
-        for name in (BEST, BEST_VAL, result.FILE):
+        for name in (*CHOSEN_BY.values(), result.FILE):
             if (self.folder / name).exists():
                 raise UserError(
                     f"{self.folder / name}: would be overwritten by a new run; move it away, or choose another folder "

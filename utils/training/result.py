@@ -6,19 +6,19 @@ It can be handed on by itself: the tables of `utils.study` are made of these fil
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dataset import files
 from dataset.files import LABEL_REGIMES
 from utils.base.atomic import write_text
-from utils.base.errors import UserError
-from utils.base.text import read_json
+from utils.base.text import read_json, validated
 from utils.config.settings import Config
-from utils.evaluation.protocols import APART, CHOOSING_SPLITS, CLIPS, METRICS, Chosen, read_epochs
+from utils.evaluation.protocols import APART, CLIPS, EPOCHS, PROTOCOLS, Chosen, read_epochs
 
 FILE = "result.json"
 
@@ -54,7 +54,7 @@ class Protocols(BaseModel):
 
     def by_split(self) -> dict[str, dict[str, Any]]:
         """The chosen epochs by the split that chose each, see `utils.evaluation.protocols`."""
-        of_split = {split: getattr(self, protocol) for protocol, split in CHOOSING_SPLITS.items()}
+        of_split = {protocol.split: getattr(self, key) for key, protocol in PROTOCOLS.items()}
         return {split: epoch.model_dump() for split, epoch in of_split.items() if epoch is not None}
 
 
@@ -91,13 +91,15 @@ def write(folder: Path, config: Config, data: dict[str, Any], start: dict[str, A
         supervision=config.supervision,
         label_regime=config.label_regime,
         generated=(config.data.folder / files.GENERATED).exists(),
-        protocols={protocol: chosen.get(split) for protocol, split in CHOOSING_SPLITS.items()},
+        protocols={key: chosen.get(protocol.split) for key, protocol in PROTOCOLS.items()},
         seconds=seconds_per_epoch(epochs),
         config=config.model_dump(),
         data=data,
         start=start,
     )
-    content = _validated(values, folder / METRICS, "restore the file and go on by --resume last")
+    content = validated(
+        RunResult, values, f"{folder / EPOCHS}: is damaged", "restore the file and go on by --resume last"
+    )
     write_text(folder / FILE, json.dumps(content.model_dump()) + "\n")
 
 
@@ -110,16 +112,6 @@ def seconds_per_epoch(epochs: list[dict[str, Any]]) -> float | None:
 def read(folder: Path) -> RunResult | None:
     """`result.json` of a run folder; None where there is none. Raises UserError where it is damaged."""
     path = folder / FILE
-    if not (path.exists() or path.is_symlink()):  # a link to nowhere is refused, not taken for no file
+    if not os.path.lexists(path):  # a link to nowhere is refused, not taken for no file
         return None
-    return _validated(read_json(path), path, "put the file back as its run wrote it")
-
-
-def _validated(values: Any, path: Path, advice: str) -> RunResult:
-    """The values, checked. Raises UserError that names the file `path` where they aren't a run's result."""
-    try:
-        return RunResult.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise UserError(f"{path}: is damaged ({key or 'the file'}: {problem['msg']}); {advice}") from None
+    return validated(RunResult, read_json(path), f"{path}: is damaged", "put the file back as its run wrote it")

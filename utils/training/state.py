@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dataset.loading import Batch, Batches
 from model.localization import Localization
 from utils.base import processes
-from utils.base.checkpoint import BEST, BEST_VAL, LAST, Checkpoint
+from utils.base.checkpoint import CHOSEN_BY, LAST, Checkpoint
 from utils.base.devices import autocast
 from utils.base.errors import UserError
 from utils.config.settings import Config
@@ -145,7 +145,7 @@ class Training:
         This comes after `last.pth.tar`, which names the best epochs. A run that was killed between the two does it
         when it goes on: `mend` writes only what isn't there.
         """
-        for split, name in (("test", BEST), ("val", BEST_VAL)):
+        for split, name in CHOSEN_BY.items():
             best = self.position.best.get(split)
             if best is None or best["epoch"] != self.position.epoch:
                 continue

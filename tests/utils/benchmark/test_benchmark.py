@@ -90,7 +90,7 @@ def test_the_rows_of_a_study_measured_in_processes_of_their_own_are_costs_in_its
     assert "My network/train/float32" in capsys.readouterr().out
     (measured,) = json.loads(out.read_text())["rows"]
     assert (measured["name"], measured["clips"]) == ("My network/train/float32", 4)
-    (line,) = study_table.table([Study(str(study))])[1]
+    (line,) = study_table.table([study_table.rows_of(Study(str(study)))])[1]
     assert line[-2:] == ["1.00", "1.00"]
     assert benchmark_command.main(["--device", "cpu", "--rows", "nothing"]) == 2
 

@@ -28,7 +28,7 @@ EPOCHS = [
 
 
 def write(folder: Path, epochs: list[dict], rest: str = "") -> None:
-    (folder / protocols.METRICS).write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs) + rest)
+    (folder / protocols.EPOCHS).write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs) + rest)
 
 
 def test_the_earlier_of_equal_epochs_is_chosen(tmp_path):
@@ -84,7 +84,7 @@ def test_a_whole_last_line_that_an_editor_left_without_its_end_counts(tmp_path):
     ["{", "1", "null", '{"epoch": "2"}', '{"epoch": true}', '{"epoch": 2, "test_accuracy": "high"}', "[" * 10**5],
 )
 def test_any_other_damage_is_named(line, tmp_path):
-    (tmp_path / protocols.METRICS).write_text(f"{json.dumps(EPOCHS[0])}\n{line}\n{json.dumps(EPOCHS[2])}\n")
+    (tmp_path / protocols.EPOCHS).write_text(f"{json.dumps(EPOCHS[0])}\n{line}\n{json.dumps(EPOCHS[2])}\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: is damaged"):
         protocols.read_epochs(tmp_path)
 

@@ -17,7 +17,7 @@ from dataset import files, loading
 from utils.base.checkpoint import BEST, LAST, Checkpoint
 from utils.config.settings import SUPERVISED, WEAK
 from utils.evaluation import results
-from utils.evaluation.protocols import METRICS, read_epochs
+from utils.evaluation.protocols import EPOCHS, read_epochs
 from utils.recorder.compare import compare
 from utils.report import page
 
@@ -335,7 +335,7 @@ def test_an_epoch_that_was_never_saved_is_no_result(trained, evaluate, tmp_path)
     """A run that is killed between the two has a line of an epoch whose weights are gone."""
     run = shutil.copytree(trained[SUPERVISED], tmp_path / "run")
     (saved,) = read_epochs(run)
-    with open(run / METRICS, "a") as file:
+    with open(run / EPOCHS, "a") as file:
         file.write(json.dumps({**saved, "epoch": 2, "test_accuracy": 99.0, "val_accuracy": 99.0}) + "\n")
     _, metrics = evaluate(SUPERVISED, checkpoint=run / BEST)
     assert {chosen["epoch"] for chosen in metrics["protocols"].values()} == {1}

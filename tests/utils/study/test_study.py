@@ -18,12 +18,12 @@ from model import build_model
 from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+from utils.base.tables import latex, markdown
 from utils.study import __main__ as study_command
 from utils.study import engines, jobs
 from utils.study.jobs import Job
 from utils.study.results import result_of
 from utils.study.runs import Study
-from utils.study.table import latex, markdown
 from utils.training.launching import share_of_cores
 
 

@@ -19,7 +19,7 @@ from utils.evaluation.protocols import APART
 from utils.study import __main__ as study_command
 from utils.study.results import result_of
 from utils.study.runs import Study
-from utils.study.table import naming_and_timing, notes_of, table
+from utils.study.table import naming_and_timing, notes_of, rows_of, table
 from utils.training import result
 
 
@@ -49,7 +49,7 @@ def two_networks(tiny_config) -> dict[str, str]:
 
 def columns(*paths: str) -> dict[str, list[str]]:
     """The table's cells by their column's header."""
-    header, body = table([Study(path) for path in paths])
+    header, body = table([rows_of(Study(path)) for path in paths])
     return {name: [line[index] for line in body] for index, name in enumerate(header)}
 
 
@@ -75,15 +75,15 @@ def test_a_result_that_does_not_belong_to_its_row_is_refused(write_study, tiny_d
     other["train"]["lr"] = 0.1
     pretend_result(second, [70.0], [50.0], config=other)
     with pytest.raises(UserError, match=r"train\.lr"):
-        table([Study(path)])
+        table([rows_of(Study(path))])
     data = fingerprint.fingerprint(tiny_data, None)
     data[files.LABELS] = {**data[files.LABELS], "sha256": "0"}
     pretend_result(second, [70.0], [50.0], data=data)
     with pytest.raises(UserError, match=f"was trained on other data than .*: {files.LABELS}"):
-        table([Study(path)])
+        table([rows_of(Study(path))])
     (second.folder / result.FILE).write_text("{")
     with pytest.raises(UserError, match=result.FILE):
-        table([Study(path)])
+        table([rows_of(Study(path))])
 
 
 def test_both_protocols_mean_and_deviation_of_runs_without_result_files(write_study):
@@ -157,7 +157,7 @@ def test_naming_and_timing_stand_in_a_table_of_their_own(write_study, two_networ
     for number, run in enumerate(Study(path).runs):
         apart = {APART: scores | {"category_accuracy": 80.0 + number}} if run.name == "CMBS" else {}
         pretend_result(run, [60.0], [50.0], of_epoch=apart)
-    header, body = naming_and_timing([Study(path)])
+    header, body = naming_and_timing([rows_of(Study(path))])
     assert [name.rpartition(": ")[2] for name in header] == ["network", *list(SCORES.values())[1:]]
     assert "validation protocol" in header[1]
     assert body == [["CMBS", f"80.50 ± {statistics.stdev([80, 81]):.2f}", *["50.00 ± 0.00"] * 3]]  # an early CMRAN
@@ -209,14 +209,14 @@ def test_costs_relative_to_the_first_row(write_study, two_networks, tmp_path):
     path = write_study(runs=two_networks, benchmark=str(file))
     assert "generated data: train step" not in columns(path)
     command = f"`python -m utils.benchmark --study {path} --batch_size 64 --rows '*/train/float32' --json {file}`"
-    assert notes_of([Study(path)], [])[-1] == f"generated data, train step and memory not measured: {command}"
+    assert notes_of([rows_of(Study(path))], [])[-1] == f"generated data, train step and memory not measured: {command}"
     write_benchmark(file, Study(path))
     assert columns(path)["generated data: train step"] == ["1.00", "2.00"]
     assert columns(path)["generated data: memory"] == ["1.00", "2.00"]
-    assert notes_of([Study(path)], list(columns(path)))[-1].endswith(f"on cpu: {command}")
+    assert notes_of([rows_of(Study(path))], list(columns(path)))[-1].endswith(f"on cpu: {command}")
     write_benchmark(file, Study(path), model=Study(path).runs[0].config.model.model_dump() | {"d_model": 32})
     assert "generated data: train step" not in columns(path), "of another network"
-    assert "not measured" in notes_of([Study(path)], list(columns(path)))[-1]
+    assert "not measured" in notes_of([rows_of(Study(path))], list(columns(path)))[-1]
     for changes in ({"seconds": 0.0}, {"model": None}, {"host_bytes": "1"}):
         write_benchmark(file, Study(path), **changes)
         with pytest.raises(UserError, match=r"benchmark\.json: is not what `python -m utils\.benchmark"):

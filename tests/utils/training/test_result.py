@@ -10,7 +10,7 @@ import pytest
 import supv_main
 from dataset import files
 from utils.base.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
-from utils.evaluation.protocols import METRICS, protocols, read_epochs
+from utils.evaluation.protocols import EPOCHS, protocols, read_epochs
 from utils.evaluation.stored import read as read_evaluation
 from utils.training import provenance, result
 
@@ -117,7 +117,7 @@ def test_a_damaged_result_is_named_with_what_is_wrong(key, value, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("read", "name"), [(result.read, result.FILE), (provenance.read, provenance.FILE), (read_epochs, METRICS)]
+    ("read", "name"), [(result.read, result.FILE), (provenance.read, provenance.FILE), (read_epochs, EPOCHS)]
 )
 @pytest.mark.parametrize("target", ["nowhere", "itself"])
 def test_a_link_to_nowhere_is_not_taken_for_no_file(read, name, target, tmp_path):
