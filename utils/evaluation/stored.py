@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import (
+    Annotated,
+    Any,
+    NamedTuple,
+    NotRequired,  # pydantic wants these before Python 3.12
+)
 
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
 
 from utils.base.errors import UserError
 from utils.base.text import read_json_lines, require_file
 from utils.config.settings import FolderName
-from utils.evaluation.clip_scores import clip_scores
+from utils.evaluation.clip_scores import ACCURACY, SCORES, clip_scores
 from utils.evaluation.results import ATTENTION, METRICS, PREDICTIONS, read_metrics
 
 _AGAIN = "evaluate again with supv_test.sh or weak_test.sh"
@@ -27,91 +33,32 @@ def _renamed(name: str, old: str) -> Any:
     return Field(validation_alias=AliasChoices(name, old))
 
 
-class _Part(BaseModel):
-    # Strict: a text or a list in the place of a number is damage. What a newer version adds is passed over.
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+def _object(**keys: Any) -> Any:
+    """An object in `metrics.json` and the types of its values; what a newer version adds to it is passed over."""
+    return TypedDict("object", keys)
 
 
-class _Chosen(_Part):
-    epoch: Count
-    val_accuracy: Percent = None
-    test_accuracy: Percent
+_RETRIEVAL = {"precision": Percent, "recall": Percent, "f1": Percent}
+_Retrieval = _object(**_RETRIEVAL)
+_Chosen = _object(epoch=Count, val_accuracy=NotRequired[Percent], test_accuracy=Percent)
+_Protocols = _object(authors=_Chosen, validation=_Chosen | None)
+_NamingAndTiming = _object(**{name: Percent for name in SCORES if name != ACCURACY})
+_Errors = _object(missed=Percent, false_alarm=Percent, wrong_category=Percent)
+_Events = _object(**{"iou_0.5": _Retrieval, "iou_0.1_to_0.9": _Retrieval}, predicted=Count, annotated=Count)
+_Separation = _object(ap=Percent, auc=Percent)
+_Bin = _object(segments=Count, score=Share, event_share=Share)
+_Calibration = _object(bins=Annotated[list[_Bin], Field(min_length=1, max_length=1000)], error=Percent)
+_Category = _object(**_RETRIEVAL, category=Name, accuracy=Percent, clips=Count, segments=Count)
+_Length = _object(seconds=Count, accuracy=Percent, clips=Count)
+_Second = _object(second=Count, accuracy=Percent, event_share=Percent)
+_Position = _object(position=Annotated[Name, _renamed("position", "place")], accuracy=Percent, segments=Count)
 
 
-class _Protocols(_Part):
-    authors: _Chosen
-    validation: _Chosen | None
-
-
-class _NamingAndTiming(_Part):
-    category_accuracy: Percent
-    event_background_accuracy: Percent
-    segment_f1: Percent
-    event_f1: Percent
-
-
-class _Errors(_Part):
-    missed: Percent
-    false_alarm: Percent
-    wrong_category: Percent
-
-
-class _Retrieval(_Part):
-    precision: Percent
-    recall: Percent
-    f1: Percent
-
-
-class _Events(_Part):
-    iou_half: Annotated[_Retrieval, Field(alias="iou_0.5")]
-    iou_mean: Annotated[_Retrieval, Field(alias="iou_0.1_to_0.9")]
-    predicted: Count
-    annotated: Count
-
-
-class _Separation(_Part):
-    ap: Percent
-    auc: Percent
-
-
-class _Bin(_Part):
-    segments: Count
-    score: Share
-    event_share: Share
-
-
-class _Calibration(_Part):
-    bins: Annotated[list[_Bin], Field(min_length=1, max_length=1000)]
-    error: Percent
-
-
-class _Category(_Retrieval):
-    category: Name
-    accuracy: Percent
-    clips: Count
-    segments: Count
-
-
-class _Length(_Part):
-    seconds: Count
-    accuracy: Percent
-    clips: Count
-
-
-class _Second(_Part):
-    second: Count
-    accuracy: Percent
-    event_share: Percent
-
-
-class _Position(_Part):
-    position: Annotated[Name, _renamed("position", "place")]
-    accuracy: Percent
-    segments: Count
-
-
-class _Metrics(_Part):
+class _Metrics(BaseModel):
     """What is read of `metrics.json`."""
+
+    # Strict: a text or a list in the place of a number is damage.
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     accuracy: Annotated[float, Field(ge=0, le=100 + 1e-6)]
     clips: Annotated[Count, Field(gt=0)]
@@ -207,7 +154,7 @@ def _metrics(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"{path}: is damaged, its tables are not all of {columns - 1} categories; {_AGAIN}")
     if set(checked.separation) != set(checked.calibration) or "event_probability" not in checked.separation:
         raise UserError(f"{path}: is damaged, 'separation' and 'calibration' are of different scores; {_AGAIN}")
-    return checked.model_dump(by_alias=True, exclude_unset=True)
+    return checked.model_dump(exclude_unset=True)
 
 
 def _clips(metrics: dict[str, Any], clips: list[dict[str, Any]], attention: np.ndarray | None) -> Stored:
