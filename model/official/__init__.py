@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from model.official import avel, cace, cmbs, cmran, psp
-from model.official.format import PREFIX, Format
+from model.official.format import PREFIX, Format, misfits
 
-__all__ = ["PREFIX", "load_official", "released_files", "to_official"]
+__all__ = ["PREFIX", "load_official", "misfits", "released_files", "to_official"]
 
 FORMATS: dict[type[nn.Module], Format] = {
     **cmbs.FORMATS,

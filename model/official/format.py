@@ -33,22 +33,9 @@ class Format(NamedTuple):
         """Load an authors' state_dict; see `model.official.load_official`."""
         theirs = {key.removeprefix(PREFIX): tensor for key, tensor in state_dict.items()}
         used, unused = self._shapes(network)
-        missing = sorted(used.keys() - theirs.keys())
-        extra = sorted(theirs.keys() - used.keys() - unused.keys())
-        misshapen = [
-            f"{key} is {list(tensor.shape)} and should be {list(shape)}"
-            for key, tensor in theirs.items()
-            if (shape := used.get(key, unused.get(key))) is not None and tensor.shape != shape
-        ]
-        problems = [
-            f"{title}: {', '.join(keys)}"
-            for title, keys in (("missing", missing), ("not known", extra), ("of another shape", misshapen))
-            if keys
-        ]
-        if problems:
+        if problems := misfits(theirs, used, unused):
             raise ValueError(
-                f"not a checkpoint of the authors' {type(network).__name__} with these settings; tensors "
-                + "; ".join(problems)
+                f"not a checkpoint of the authors' {type(network).__name__} with these settings; tensors {problems}"
             )
         ours = network.state_dict()
         network.load_state_dict(
@@ -97,3 +84,24 @@ class Format(NamedTuple):
                 if key.startswith(like) and not key.startswith(f"{like}affine"):
                     unused.setdefault(template + key.removeprefix(like), shape)
         return used, unused
+
+
+def misfits(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], optional: Mapping[str, torch.Size] | None = None
+) -> str:
+    """Every tensor that is missing, extra or misshapen, in words; "" where all have the shapes that they should have.
+
+    Args:
+        optional: shapes of tensors that may be missing.
+    """
+    known = {**shapes, **(optional or {})}
+    found = {
+        "missing": sorted(shapes.keys() - tensors.keys()),
+        "not known": sorted(tensors.keys() - known.keys()),
+        "of another shape": [
+            f"{name} is {list(tensor.shape)} and should be {list(known[name])}"
+            for name, tensor in tensors.items()
+            if name in known and tensor.shape != known[name]
+        ],
+    }
+    return "; ".join(f"{title}: {', '.join(names)}" for title, names in found.items() if names)

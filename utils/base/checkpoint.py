@@ -31,7 +31,7 @@ from utils.base import released
 from utils.base.atomic import atomic_path
 from utils.base.errors import UserError
 from utils.base.state_dicts import find_weights, require_dense
-from utils.base.text import require_file
+from utils.base.text import reading, require_file
 
 FORMAT = "cmbs-1"
 LAST, BEST, BEST_VAL = "last.pth.tar", "best.pth.tar", "best-val.pth.tar"
@@ -158,12 +158,8 @@ def _read(path: Path) -> dict[Any, Any]:
     if path.is_dir():
         raise UserError(f"{path}: is a folder, not a checkpoint; name the file in it, such as {path / BEST}")
     require_file(path, "checkpoint", "`--resume` takes a file, or last for the run's own")
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            head = file.read(64).lstrip().lower()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with reading(path), open(path, "rb") as file:
+        size, head = path.stat().st_size, file.read(64).lstrip().lower()
     try:
         _check_sums(path, head)
         # The warnings are advice on how to load unsafely.

@@ -6,11 +6,12 @@ Every text file that this project reads is read here. `require_file` is for all 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,10 +61,8 @@ def read_text(path: str | os.PathLike, kind: str = "file", advice: str = "check 
     Raises UserError for what isn't a file (see `require_file`), can't be read, or isn't UTF-8.
     """
     require_file(path, kind, advice)
-    try:
+    with reading(path):
         content = Path(path).read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
     for mark, encoding in _OTHER_MARKS.items():
         if content.startswith(mark):
             raise UserError(f"{path}: is {encoding} text; save it as UTF-8")
@@ -126,5 +125,15 @@ def validated(kind: type[Model], values: Any, problem: str, advice: str) -> Mode
         raise UserError(f"{problem} ({key or 'the file'}: {first['msg']}); {advice}") from None
 
 
+@contextlib.contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """Turn what the operating system refuses to be read within the block into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(error.filename or path, error) from error
+
+
 def _unreadable(path: str | os.PathLike, error: OSError) -> UserError:
+    """The one-line error for a read of `path` that the operating system refused."""
     return UserError(f"{path}: cannot be read ({error.strerror or error}); change its permissions or copy it again")

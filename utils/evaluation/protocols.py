@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.base.errors import UserError
-from utils.base.text import require_file
+from utils.base.text import reading, require_file
 
 EPOCHS = "metrics.jsonl"  # of a run folder
 CHANCE = (45.0, 55.0)  # an AUC between these, in percent, is that of a score which separates nothing
@@ -45,13 +46,11 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
     A last line without its end was cut short by a kill, and doesn't count. Raises UserError for any other damage.
     """
     path = folder / EPOCHS
-    if not (path.exists() or path.is_symlink()):  # a link to nowhere is refused, not taken for no file
+    if not os.path.lexists(path):  # a link to nowhere is refused, not taken for no file
         return []
     require_file(path)
-    try:  # not by `read_text`: a machine that lost its power may leave anything at the file's end
+    with reading(path):  # not by `read_text`: a machine that lost its power may leave anything at the file's end
         *lines, rest = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     lines += [rest] if _epoch(rest) is not None else []
     epochs = [_epoch(line) for line in lines]
     if None in epochs:

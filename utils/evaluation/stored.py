@@ -15,7 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
 
 from utils.base.errors import UserError
-from utils.base.text import read_json_lines, require_file
+from utils.base.text import read_json_lines, reading, require_file
 from utils.config.settings import FolderName
 from utils.evaluation.clip_scores import ACCURACY, SCORES, clip_scores
 from utils.evaluation.results import ATTENTION, METRICS, PREDICTIONS, read_metrics
@@ -111,13 +111,12 @@ def read(folder: Path) -> Stored:
     """Read what `results.write` wrote. Raises UserError for a folder that isn't a whole evaluation."""
     metrics = _metrics(folder / METRICS, read_metrics(folder))
     try:
-        clips = read_json_lines(folder / PREDICTIONS)
-        attention = None
-        if (folder / ATTENTION).exists():
-            require_file(folder / ATTENTION)
-            attention = np.lib.format.open_memmap(folder / ATTENTION, "r")
-    except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
+        with reading(folder):
+            clips = read_json_lines(folder / PREDICTIONS)
+            attention = None
+            if (folder / ATTENTION).exists():
+                require_file(folder / ATTENTION)
+                attention = np.lib.format.open_memmap(folder / ATTENTION, "r")
     except ValueError as error:
         raise UserError(f"{folder}: its files are damaged ({error}); {_AGAIN}") from error
     if len(clips) != metrics["clips"]:

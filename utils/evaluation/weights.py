@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model import NETWORKS, build_model
 from model.interface import begin_epoch
-from model.official import load_official, released_files
+from model.official import load_official, misfits, released_files
 from model.settings import NetworkSettings
 from utils.base import processes
 from utils.base.checkpoint import BEST, LAST, Checkpoint
@@ -123,22 +123,8 @@ def load_state(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 raise
         else:
             return
-    misshapen = [
-        f"{name} is {list(weights[name].shape)} and should be {list(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    problems = [
-        f"{title}: {', '.join(names)}"
-        for title, names in (
-            ("missing", sorted(own.keys() - weights.keys())),
-            ("not known", sorted(weights.keys() - own.keys())),
-            ("of another shape", misshapen),
-        )
-        if names
-    ]
-    if problems:
-        raise ValueError(f"not weights of {type(network).__name__} with these settings; tensors {'; '.join(problems)}")
+    if problems := misfits(weights, {name: tensor.shape for name, tensor in own.items()}):
+        raise ValueError(f"not weights of {type(network).__name__} with these settings; tensors {problems}")
     network.load_state_dict(weights)
 
 

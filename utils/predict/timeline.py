@@ -18,6 +18,7 @@ from dataset.extract.features import FeatureExtractor
 from dataset.extract.video import read_clips, read_timestamps
 from dataset.labels import SEGMENTS
 from model.localization import Localization
+from utils.evaluation import events as runs
 
 
 class Answer(NamedTuple):
@@ -151,11 +152,9 @@ def decide(event: np.ndarray, joint: np.ndarray, categories: int, threshold: flo
 
 def events(segments: np.ndarray, joint: np.ndarray, categories: int) -> Iterator[Event]:
     """Neighbouring segments of one category, as one event each."""
-    changes = np.flatnonzero(np.diff(segments)) + 1
-    for part in np.split(np.arange(len(segments)), changes):
-        category = int(segments[part[0]])
-        if category != categories:
-            yield Event(int(part[0]), int(part[-1]) + 1, category, float(joint[part, category].mean()))
+    _, *columns = runs.events(segments[None], background=categories)
+    for category, start, end in zip(*(column.tolist() for column in columns), strict=True):
+        yield Event(start, end, category, float(joint[start:end, category].mean()))
 
 
 def clock(seconds: float) -> str:

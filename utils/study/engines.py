@@ -21,10 +21,11 @@ from utils.base.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from utils.base.locks import held, is_held, try_hold
 from utils.base.output import when_output_is_lost
 from utils.base.signals import on_stop
+from utils.base.text import reading
 from utils.evaluation.protocols import read_epochs
 from utils.study.job_record import Record, read_record, write_record
 from utils.study.jobs import Job
-from utils.study.results import check_same_data, check_settings, readable, result_of
+from utils.study.results import check_same_data, check_settings, result_of
 from utils.study.runs import Run, Study
 from utils.study.states import State, last_line, slurm_queue, state_of
 from utils.training.begin import generate_once
@@ -58,7 +59,7 @@ def run_all(studies: list[Study], engine: str, gpu: str | None, options: dict[st
         check_same_data(study.runs)
     left = [run for run in runs if result_of(run) is None]
     for run in left:
-        with readable(run.folder):
+        with reading(run.folder):
             _check_free(run)
     if not left:
         return
@@ -113,8 +114,10 @@ class _Progress:
             record = read_record(run)
             if record is None or record.code == EXIT_INTERRUPTED or (record.ended or 0) < self.began:
                 continue
-            self.left.remove(run)
             state = state_of(run, record, {})
+            if state.word == "running":  # its job has yet to let go of the lock
+                continue
+            self.left.remove(run)
             if state.word != "done":
                 self.failed.append(state)
             done = self.total - len(self.left) - len(self.failed)

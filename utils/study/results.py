@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset import files, fingerprint
 from utils.base.checkpoint import CHOSEN_BY, LAST, Checkpoint
 from utils.base.errors import UserError
+from utils.base.text import reading
 from utils.config import files as config_files
 from utils.config.settings import Config
 from utils.evaluation import stored
@@ -78,21 +77,12 @@ def result_of(run: Run) -> Result | None:
 
     Raises UserError where its folder holds another run, or can't be read.
     """
-    with readable(run.folder):
+    with reading(run.folder):
         if run.folder.exists() and not run.folder.is_dir():
             raise UserError(f"{run.folder}: is a file where the folder of a run should be; move it away")
         found = _trained(run) if run.source is None else _evaluated(run)
     record = read_record(run)
     return found if record is None or record.code == 0 else None
-
-
-@contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses to be read within the block into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
 
 
 def evaluation_folder(run: Run, split: str) -> Path:
@@ -122,7 +112,7 @@ def check_same_data(runs: list[Run]) -> None:
     of_row: dict[str, tuple[Run, dict[str, Any]]] = {}
     fingerprint_of = functools.cache(fingerprint.fingerprint)
     for run in runs:
-        with readable(run.folder):
+        with reading(run.folder):
             made_on = trained(run.folder).data if run.source is None else None
         if made_on is None:
             continue

@@ -63,9 +63,10 @@ def _git(root: Path, *arguments: str) -> str:
 def read(folder: Path) -> dict[str, Any]:
     """`run.json` of a run folder. Raises UserError when it is damaged; it is {} when there is none."""
     path = folder / FILE
-    if not (path.exists() or path.is_symlink()):  # a link to nowhere is refused, not taken for no file
+    if not os.path.lexists(path):  # a link to nowhere is refused, not taken for no file
         return {}
-    content = _read_json(path)
+    content = read_json(path)
+    content = content if isinstance(content, dict) else {}
     starts = content.get("starts")
     if (
         not isinstance(content.get("data"), dict)
@@ -74,8 +75,3 @@ def read(folder: Path) -> dict[str, Any]:
     ):
         raise UserError(f"{path}: is damaged; move it away, it is written anew when the run goes on")
     return content
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    return content if isinstance(content, dict) else {}

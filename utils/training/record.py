@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -200,19 +201,8 @@ class SilentRecorder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def begin(self, config: Config, start: dict[str, Any], epochs_done: int, steps_done: int) -> None: ...
-
-    def epoch(self, metrics: dict[str, Any], step: int) -> None: ...
-
-    def step(self, values: dict[str, float], step: int, group: str = "step") -> None: ...
-
-    def histograms(self, values: dict[str, Tensor], step: int) -> None: ...
-
-    def outcome(self, config: Config, best: dict[str, Chosen], steps_done: int) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
 
 
 def _hparam(value: Any) -> bool | str | float:
