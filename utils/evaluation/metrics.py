@@ -6,6 +6,9 @@ percent; a share of nothing (the precision of a category that is never predicted
 
 from __future__ import annotations
 
+import importlib
+import random
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -68,9 +71,7 @@ def errors(predicted: np.ndarray, target: np.ndarray, background: int) -> dict[s
 
 def confusion_matrix(predicted: np.ndarray, target: np.ndarray, background: int) -> np.ndarray:
     """Segments by annotated (row) and predicted (column) category, background last: [C+1, C+1] int64."""
-    from sklearn.metrics import confusion_matrix  # here: only a report needs it, and it takes a second to import
-
-    return confusion_matrix(target.ravel(), predicted.ravel(), labels=np.arange(background + 1))
+    return _sklearn().confusion_matrix(target.ravel(), predicted.ravel(), labels=np.arange(background + 1))
 
 
 def per_category(predicted: np.ndarray, target: np.ndarray, categories: list[str]) -> list[dict[str, Any]]:
@@ -81,9 +82,7 @@ def per_category(predicted: np.ndarray, target: np.ndarray, categories: list[str
     category of most of a clip's event segments; for the row of background: clips without an event), so that the
     rows' accuracies, weighted by clips, give the split's.
     """
-    from sklearn.metrics import precision_recall_fscore_support
-
-    columns = precision_recall_fscore_support(
+    columns = _sklearn().precision_recall_fscore_support(
         target.ravel(), predicted.ravel(), labels=np.arange(len(categories) + 1), zero_division=np.nan
     )
     of_clip = clip_categories(target, len(categories))
@@ -113,12 +112,10 @@ def separation(score: np.ndarray, is_event: np.ndarray) -> dict[str, float | Non
     """
     if is_event.all() or not is_event.any():
         return {"ap": None, "auc": None}
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    truth, values = is_event.ravel(), score.ravel()
+    truth, values, metrics = is_event.ravel(), score.ravel(), _sklearn()
     return {
-        "ap": 100 * float(average_precision_score(truth, values)),
-        "auc": 100 * float(roc_auc_score(truth, values)),
+        "ap": 100 * float(metrics.average_precision_score(truth, values)),
+        "auc": 100 * float(metrics.roc_auc_score(truth, values)),
     }
 
 
@@ -186,6 +183,14 @@ def by_position(predicted: np.ndarray, target: np.ndarray, background: int) -> l
         {"position": position, "accuracy": _percent(right[mask]), "segments": int(mask.sum())}
         for position, mask in zip(POSITIONS, masks, strict=True)
     ]
+
+
+def _sklearn() -> ModuleType:
+    """scikit-learn's metrics, imported when they are first needed: that takes a second."""
+    state = random.getstate()  # which a run saves, and the import draws from it
+    metrics = importlib.import_module("sklearn.metrics")
+    random.setstate(state)
+    return metrics
 
 
 def _percent(values: np.ndarray) -> float | None:

@@ -10,7 +10,6 @@ import logging
 import time
 from typing import Any
 
-import sklearn.metrics  # noqa: F401 - `separation` would import it within a run, and that draws a random number
 from tqdm import tqdm
 
 from model.interface import begin_epoch

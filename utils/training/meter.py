@@ -51,19 +51,14 @@ class Meter:
             named = {name: value / count for name, value in zip(self.names, sums, strict=True)}
             if not all(map(math.isfinite, sums)):
                 raise self._nonfinite(step, torch.cat(processes.all_gather(clips)), named)
-            for name, value in zip(self.names, sums, strict=True):
-                self._sum(name, value)
-            self._sum("clips", count)
-            self._sum("right", right)
-            self._sum("counted", counted)
+            counts = {"clips": count, "right": right, "counted": counted}
+            for name, value in {**dict(zip(self.names, sums, strict=True)), **counts}.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
             global_step = (self.epoch - 1) * len(self.training.batches["train"]) + step
             if global_step % self.training.config.train.print_freq == 0:
                 learning_rate = self.training.scheduler.get_last_lr()[0]
                 self.training.recorder.step({**named, "learning_rate": learning_rate}, global_step)
         self.waiting.clear()
-
-    def _sum(self, name: str, value: float) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + value
 
     def _nonfinite(self, step: int, clips: Tensor, named: dict[str, float]) -> UserError:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
