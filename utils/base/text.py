@@ -115,14 +115,17 @@ def parse_json(
         raise UserError(f"{source}: is nested too deeply to be a {kind}") from None
 
 
-def validated(kind: type[Model], values: Any, problem: str, advice: str) -> Model:
-    """What a file holds as a pydantic model. Raises UserError: the problem, the first key that is wrong, the advice."""
+def validated(kind: type[Model], values: Any, say: Callable[[str, str], str]) -> Model:
+    """What a file holds as a pydantic model.
+
+    Args:
+        say: the message of the UserError, from the first key that is wrong ("the file" as a whole), and what is wrong.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))[:100]
-        raise UserError(f"{problem} ({key or 'the file'}: {first['msg']}); {advice}") from None
+        raise UserError(say(".".join(map(str, first["loc"]))[:100] or "the file", first["msg"])) from None
 
 
 @contextlib.contextmanager

@@ -76,9 +76,8 @@ def read(study: Study) -> Costs | None:
     path = study.benchmark
     if path is None or not path.exists():
         return None
-    return validated(
-        Costs, read_json(path), f"{path}: is not what `python -m utils.benchmark --json` writes", "measure again"
-    )
+    what = f"{path}: is not what `python -m utils.benchmark --json` writes"
+    return validated(Costs, read_json(path), lambda key, problem: f"{what} ({key}: {problem}); measure again")
 
 
 def notes(study: Study, costs: Costs | None, measured: bool) -> list[str]:

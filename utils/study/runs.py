@@ -103,7 +103,9 @@ class Study:
 
     def __init__(self, path: str, data_root: str | None = None) -> None:
         self.path, values = path, config_files.read_json(path)
-        self.settings = validated(StudySettings, values, f"{path}: can't be used", "see utils/study/__main__.py")
+        self.settings = validated(
+            StudySettings, values, lambda key, problem: f"{path}: {key!r}: {problem} (see utils/study/__main__.py)"
+        )
         self.output = project_path(self.settings.output)
         self.benchmark = self.settings.benchmark and project_path(self.settings.benchmark)
         self.runs: list[Run] = []

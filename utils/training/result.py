@@ -97,9 +97,7 @@ def write(folder: Path, config: Config, data: dict[str, Any], start: dict[str, A
         data=data,
         start=start,
     )
-    content = validated(
-        RunResult, values, f"{folder / EPOCHS}: is damaged", "restore the file and go on by --resume last"
-    )
+    content = _validated(values, folder / EPOCHS, "restore the file and go on by --resume last")
     write_text(folder / FILE, json.dumps(content.model_dump()) + "\n")
 
 
@@ -114,4 +112,8 @@ def read(folder: Path) -> RunResult | None:
     path = folder / FILE
     if not os.path.lexists(path):  # a link to nowhere is refused, not taken for no file
         return None
-    return validated(RunResult, read_json(path), f"{path}: is damaged", "put the file back as its run wrote it")
+    return _validated(read_json(path), path, "put the file back as its run wrote it")
+
+
+def _validated(values: Any, path: Path, advice: str) -> RunResult:
+    return validated(RunResult, values, lambda key, problem: f"{path}: is damaged ({key}: {problem}); {advice}")
