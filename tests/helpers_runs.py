@@ -37,15 +37,6 @@ def outcome(folder: Path) -> dict:
     return left
 
 
-def outcome_of_processes(folder: Path) -> dict:
-    """As `outcome`, of a run that processes of its own made: scikit-learn, which they import at the first evaluation,
-    may draw from Python's random generator, which nothing in a training does."""
-    left = outcome(folder)
-    for state in left[checkpoint.LAST]["training"]["random"]:
-        del state["python"]
-    return left
-
-
 def tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder)).Reload()
     return {

@@ -117,11 +117,11 @@ PYTHONPATH=tests "$PYTHON" - "$folder" <<'PYTHON'
 import sys
 from pathlib import Path
 
-from helpers_runs import difference, outcome_of_processes
+from helpers_runs import difference, outcome
 
 folders = [Path(sys.argv[1], engine) for engine in ("debug", "local", "slurm")]
 for run in sorted(folders[0].glob("[fw]*/seed-?")):
-    whole, *others = (outcome_of_processes(folder / run.relative_to(folders[0])) for folder in folders)
+    whole, *others = (outcome(folder / run.relative_to(folders[0])) for folder in folders)
     assert [difference(whole, other) for other in others] == [None, None], run
 PYTHON
 echo "the same tables by debug, local and SLURM, and the same runs bit for bit"

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import submitit
 from utils.base import checkpoint
 from utils.base.atomic import make_folder, require_no_obstacle
 from utils.base.errors import EXIT_INTERRUPTED, Interrupted, UserError
+from utils.base.interrupts import on_stop
 from utils.base.locks import held, is_held, try_hold
 from utils.base.output import when_output_is_lost
-from utils.base.signals import on_stop
 from utils.base.text import reading
 from utils.evaluation.protocols import read_epochs
 from utils.study.job_record import Record, read_record, write_record
@@ -71,7 +70,9 @@ def run_all(studies: list[Study], engine: str, gpu: str | None, options: dict[st
     if engine == "local":
         _run_on_devices(_groups(left), folder, gpu.split(",") if gpu else [None], progress)
     else:
-        _run_in_this_process(_groups(left), folder, gpu, progress)
+        for group in _groups(left):
+            Job([group], gpu, {}, progress.began)()
+            progress.tell()
     progress.end()
 
 
@@ -139,15 +140,6 @@ class _Progress:
             _log.info(f"left to another study: {state}")
 
 
-def _run_in_this_process(groups: list[list[Run]], folder: Path, gpu: str | None, progress: _Progress) -> None:
-    executor = submitit.DebugExecutor(folder)
-    for group in groups:
-        error = executor.submit(Job([group], gpu, {}, progress.began)).exception()
-        if error is not None:
-            raise error
-        progress.tell()
-
-
 def _run_on_devices(groups: list[list[Run]], folder: Path, devices: list[str | None], progress: _Progress) -> None:
     """Keep the devices of this machine busy: a job for each of them takes one run after another."""
     # Of CUDA_VISIBLE_DEVICES submitit takes away all that a job doesn't ask it for; --gpu chooses among them here.
@@ -167,8 +159,12 @@ def _run_on_devices(groups: list[list[Run]], folder: Path, devices: list[str | N
     with on_stop(stop), when_output_is_lost(stop):
         for device in devices[: len(groups)]:
             if not stopping:
-                with _interrupts_blocked():
+                # The terminal's Ctrl-C shall not reach the processes that are started: `stop` tells them, once.
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+                try:
                     jobs.append(executor.submit(Job(groups, device, environment, progress.began)))
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         asked_again = time.monotonic()
         while not all([job.done() for job in jobs]):
             time.sleep(_POLL)
@@ -183,16 +179,6 @@ def _run_on_devices(groups: list[list[Run]], folder: Path, devices: list[str | N
             raise UserError(
                 f"a job of the study ended before its runs: {last_line(job.paths.stderr)} ({job.paths.stderr})"
             )
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Start processes within the block that the terminal's Ctrl-C doesn't reach: `stop` tells them, once."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def _submit(runs: list[Run], studies: list[Study], folder: Path, gpu: str | None, options: dict[str, Any]) -> None:
@@ -221,7 +207,7 @@ def _submit(runs: list[Run], studies: list[Study], folder: Path, gpu: str | None
             raise UserError(f"SLURM doesn't take the runs: {error}") from error
         for job, group in zip(jobs, groups, strict=True):
             for run in group:
-                _note(run, Record("slurm", job.job_id, str(job.paths.stderr)))
+                _note(run, Record(engine="slurm", job=job.job_id, log=str(job.paths.stderr)))
     _log.info(
         f"submitted {len(jobs)} jobs to SLURM: {jobs[0].job_id} to {jobs[-1].job_id}; --status says how far they are, "
         f"--table makes the table of what is done"

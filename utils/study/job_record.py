@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from dataclasses import dataclass
-
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from utils.base.atomic import write_text
 from utils.base.errors import UserError
@@ -14,8 +10,7 @@ from utils.base.text import read_text
 from utils.study.runs import Run
 
 
-@dataclass
-class Record:
+class Record(BaseModel):
     """What is known of the last job that had a run."""
 
     engine: str  # "debug", "local" or "slurm"
@@ -27,19 +22,16 @@ class Record:
     why: str | None = None  # the error that kept the run from starting
 
 
-_RECORD = TypeAdapter(Record)  # made once: a study reads records ten times a second
-
-
 def read_record(run: Run) -> Record | None:
     """The last job that had a run; None if there was none. Raises UserError where its file is damaged."""
     if not run.record.exists():
         return None
     try:
-        return _RECORD.validate_json(read_text(run.record))
+        return Record.model_validate_json(read_text(run.record))
     except ValidationError:
         raise UserError(f"{run.record}: is damaged; remove it, it only says how the run's last job ended") from None
 
 
 def write_record(run: Run, record: Record) -> None:
     """Write which job has a run. The caller holds the run's lock."""
-    write_text(run.record, json.dumps(dataclasses.asdict(record)) + "\n")
+    write_text(run.record, record.model_dump_json() + "\n")

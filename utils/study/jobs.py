@@ -20,9 +20,9 @@ from submitit.core.utils import DelayedSubmission
 
 from utils.base.atomic import make_folder, write_text, writing
 from utils.base.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
+from utils.base.interrupts import on_stop
 from utils.base.locks import try_hold
 from utils.base.paths import ROOT
-from utils.base.signals import on_stop
 from utils.base.text import read_text
 from utils.study.job_record import Record, read_record, write_record
 from utils.study.runs import Run
@@ -148,7 +148,7 @@ def commands(run: Run, gpu: str | None) -> list[list[str]]:
 
 
 def _this_job() -> Record:
-    record = Record(os.environ.get("SUBMITIT_EXECUTOR", "debug"), began=time.time())
+    record = Record(engine=os.environ.get("SUBMITIT_EXECUTOR", "debug"), began=time.time())
     if record.engine != "debug":
         environment = submitit.JobEnvironment()
         record.job, record.log = environment.job_id, str(environment.paths.stderr)

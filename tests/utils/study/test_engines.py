@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ROOT
-from helpers_runs import difference, outcome_of_processes
+from helpers_runs import difference, outcome
 
 from utils.base.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from utils.base.locks import hold
@@ -76,7 +76,7 @@ def test_what_another_study_has_is_left_to_it(write_study, tmp_path, monkeypatch
     assert {file: file.read_bytes() for file in before} == before
     assert states([Study(path)])[0] == State(first, "running", "epoch 2 of 3, about 0:03:00 left")
     assert "not counted: CMBS, seed 1: running" in (tmp_path / "study" / "table.md").read_text()
-    write_record(second, Record("local", began=time.time(), ended=time.time() + 1000, code=0))
+    write_record(second, Record(engine="local", began=time.time(), ended=time.time() + 1000, code=0))
     Job(
         [[second]], None, {}, submitted=time.time()
     )()  # of two jobs that have the same runs, the second makes none again
@@ -96,7 +96,7 @@ def test_a_run_that_was_killed_with_its_job_has_failed(write_study, tmp_path):
     (run,) = Study(path).runs
     run.folder.parent.mkdir(parents=True)
     (tmp_path / "log").write_text("slurmstepd: error: Detected 1 oom_kill event\n")
-    write_record(run, Record("local", "1", str(tmp_path / "log"), began=1.0))
+    write_record(run, Record(engine="local", job="1", log=str(tmp_path / "log"), began=1.0))
     assert states([Study(path)]) == [
         State(run, "failed", "its job ended without a word, maybe killed: slurmstepd: error: Detected 1 oom_kill event "
               f"({tmp_path / 'log'})")
@@ -148,7 +148,7 @@ def test_a_study_that_is_stopped_and_a_job_whose_time_is_over_go_on_bit_for_bit(
     whole = tmp_path / "whole"
     flags = ["--config", str(run.settings), "--snapshot_pref", str(whole), "--gpu", "cpu"]
     subprocess.run([sys.executable, "supv_main.py", *flags], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
-    assert difference(outcome_of_processes(whole), outcome_of_processes(run.folder)) is None
+    assert difference(outcome(whole), outcome(run.folder)) is None
 
 
 SBATCH = """#!/bin/sh

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,22 +25,8 @@ from utils.training import result
 
 
 @pytest.fixture
-def write_study(tiny_config, tmp_path):
-    """Write a study of `tiny_data` and return its path."""
-
-    def write(name: str = "study", **changes: object) -> str:
-        values = {
-            "title": "generated data",
-            "output": str(tmp_path / name),
-            "seeds": [1, 2],
-            "set": {"train": {"n_epoch": 1}},
-            "runs": {"CMBS": tiny_config().name},
-        }
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps({**values, **changes}))
-        return str(path)
-
-    return write
+def write_study(write_study):
+    return partial(write_study, set={"train": {"n_epoch": 1}})
 
 
 @pytest.fixture
@@ -63,7 +50,7 @@ def test_the_result_files_of_runs_are_enough(write_study, tiny_data):
     assert result_of(second) == (70.0, None, 2.0)
     assert columns(path)["generated data: authors' protocol"] == [f"65.00 ± {statistics.stdev([60, 70]):.2f}"]
     assert columns(path)["generated data: validation protocol"] == ["not available"]
-    longer = write_study("longer", output=Study(path).settings.output, set={"train": {"n_epoch": 2}})
+    longer = write_study(set={"train": {"n_epoch": 2}})
     assert [result_of(run) for run in Study(longer).runs] == [None, None]
 
 
@@ -106,7 +93,7 @@ def test_both_protocols_mean_and_deviation_of_runs_without_result_files(write_st
 
 
 def test_studies_side_by_side(write_study, tmp_path):
-    first, second = write_study(), write_study("ave", title="AVE")
+    first, second = write_study(), write_study(output=str(tmp_path / "ave"), title="AVE")
     for run in Study(first).runs:
         pretend_result(run, [61.0], [60.0])
     assert study_command.main([first, second, "--table"]) == EXIT_DONE
