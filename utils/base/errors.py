@@ -67,10 +67,9 @@ def write_error(path: str | os.PathLike, error: OSError) -> UserError:
 def command(main: Callable[..., None]) -> Callable[..., int]:
     """Wrap a command-line `main` so that it returns the exit codes that this project promises.
 
-    0 done; 2 the user must change something (one line on stderr); 130 interrupted; 141, without a word, where
-    nobody reads its output any more and it ended for that. What the operating system refuses at a place that didn't
-    expect it is 2 as well. Anything else that escapes is a bug and keeps its
-    traceback.
+    0 done; 2 the user must change something (one line on stderr), also where the operating system refuses something
+    that no other place handles; 130 interrupted; 141, without a word, where nobody reads its output any more. Anything
+    else that escapes is a bug and keeps its traceback.
     """
 
     @functools.wraps(main)

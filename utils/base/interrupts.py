@@ -1,10 +1,12 @@
-"""Ctrl-C while modules are imported. This module comes before all others, and so imports next to nothing."""
+"""What Ctrl-C and SIGTERM do. This module comes before all others, and so imports next to nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
 
 EXIT_INTERRUPTED = 130
 
@@ -28,3 +30,19 @@ def is_command() -> bool:
     argv = sys.orig_argv if sys.version_info >= (3, 10) else sys.argv  # an older Python is told that it is too old
     module = any(argv[i] == "-m" and argv[i + 1].startswith(("dataset.", "utils.")) for i in range(len(argv) - 1))
     return module or any(os.path.basename(argument) in ("supv_main.py", "weak_main.py") for argument in argv)
+
+
+@contextlib.contextmanager
+def on_stop(handler: Callable[..., None]) -> Iterator[None]:
+    """Call `handler`, with the signal's number and the frame, on Ctrl-C and SIGTERM within the block.
+
+    A SIGTERM that is ignored stays so (see `utils.base.processes.join`).
+    """
+    ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    numbers = (signal.SIGINT,) if ignored else (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -21,8 +21,8 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from utils.base.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from utils.base.interrupts import on_stop
 from utils.base.processes import EXIT_LOST, LAUNCHED
-from utils.base.signals import on_stop
 
 _TIME_TO_SAVE = 600  # seconds that the processes have after Ctrl-C
 

@@ -7,8 +7,8 @@ import os
 import signal
 from collections.abc import Iterator
 
+from utils.base.interrupts import on_stop
 from utils.base.output import when_output_is_lost
-from utils.base.signals import on_stop
 
 
 class StopRequest:
