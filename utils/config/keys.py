@@ -24,7 +24,7 @@ MayDiffer = Literal["no", "going on", "always"]
 
 @dataclass(frozen=True)
 class Key:
-    """Options of a config key, in its field's `Annotated`; a key without has those of its section, or `Key()`."""
+    """Options of a config key, in its field's `Annotated`; a key without one has that of the key that holds it."""
 
     flags: tuple[str, ...] = ()  # of the two mains; the last is its name in messages
     may_differ: MayDiffer = "no"

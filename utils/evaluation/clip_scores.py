@@ -72,23 +72,25 @@ def _percent(right: np.ndarray) -> np.ndarray:
 
 
 def _segment_f1(predicted: np.ndarray, target: np.ndarray, categories: int) -> np.ndarray:
-    right, said, true = (np.zeros((len(target), categories)) for _ in range(3))
-    clips = np.repeat(np.arange(len(target)), target.shape[1])
-    np.add.at(said, (clips, predicted.ravel()), 1)
-    np.add.at(true, (clips, target.ravel()), 1)
-    np.add.at(right, (clips, target.ravel()), (predicted == target).ravel())
-    return _mean_f1(right, said, true)
+    clips, shape = np.indices(target.shape)[0], (len(target), categories)
+    right = predicted == target
+    pairs = ((clips[right], target[right]), (clips, predicted), (clips, target))
+    return _mean_f1(*(_count(*pair, shape) for pair in pairs))
 
 
 def _event_f1(predicted: np.ndarray, target: np.ndarray, categories: int) -> np.ndarray:
-    right, said, true = (np.zeros((len(target), categories)) for _ in range(3))
-    found, annotated = events(predicted), events(target)
-    np.add.at(said, (found.clip, found.category), 1)
-    np.add.at(true, (annotated.clip, annotated.category), 1)
+    found, annotated, shape = events(predicted), events(target), (len(target), categories)
     # At an IoU of 0.5 no event has two others: these would lie apart, and so fill less than the union.
     matched = [i for iou, i, _ in overlaps(found, annotated) if iou >= 0.5 - IOU_ROUNDING]
-    np.add.at(right, (found.clip[matched], found.category[matched]), 1)
-    return _mean_f1(right, said, true)
+    pairs = ((found.clip[matched], found.category[matched]), found[:2], annotated[:2])
+    return _mean_f1(*(_count(*pair, shape) for pair in pairs))
+
+
+def _count(clip: np.ndarray, category: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """How often each category is among some of each clip: two arrays of one shape -> [n, C+1] float64."""
+    counts = np.zeros(shape)
+    np.add.at(counts, (clip, category), 1)
+    return counts
 
 
 def _mean_f1(right: np.ndarray, predicted: np.ndarray, annotated: np.ndarray) -> np.ndarray:

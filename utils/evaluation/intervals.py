@@ -43,12 +43,12 @@ def number(value: float | None, sign: str = "") -> str:
     return "none" if value is None else f"{round(value, 2) + 0.0:{sign}.2f}"  # + 0.0: not -0.00
 
 
-def mean_interval(scores: Scores, resamples: int = RESAMPLES) -> Interval:
+def mean_interval(scores: Scores) -> Interval:
     """The mean of a network's scores [seeds, clips], and its interval."""
-    return _interval([np.asarray(scores)], lambda means: means[0], resamples)
+    return _interval([np.asarray(scores)], lambda means: means[0])
 
 
-def difference_interval(scores: Scores, base: Scores, resamples: int = RESAMPLES) -> Interval:
+def difference_interval(scores: Scores, base: Scores) -> Interval:
     """Mean of `scores` less mean of `base`, and the interval of this difference.
 
     Args:
@@ -56,10 +56,10 @@ def difference_interval(scores: Scores, base: Scores, resamples: int = RESAMPLES
 
     Raises ValueError where they are of different numbers of clips.
     """
-    return _interval([np.asarray(scores), np.asarray(base)], lambda means: means[0] - means[1], resamples)
+    return _interval([np.asarray(scores), np.asarray(base)], lambda means: means[0] - means[1])
 
 
-def _interval(networks: list[np.ndarray], combine: Combine, resamples: int) -> Interval:
+def _interval(networks: list[np.ndarray], combine: Combine) -> Interval:
     """The interval of `combine(the networks' means)`."""
     if len({scores.shape[1:] for scores in networks}) > 1:
         raise ValueError(f"scores of different clips: {[list(scores.shape) for scores in networks]}")
@@ -69,11 +69,11 @@ def _interval(networks: list[np.ndarray], combine: Combine, resamples: int) -> I
     value = float(combine([scores.mean() for scores in networks])) if clips else None
     if clips < 2:
         return Interval(value, None, None)
-    low, high = bounds(networks, combine, resamples)
+    low, high = bounds(networks, combine)
     return Interval(value, float(low), float(high))
 
 
-def bounds(networks: list[np.ndarray], combine: Combine, resamples: int) -> tuple[Any, Any]:
+def bounds(networks: list[np.ndarray], combine: Combine, resamples: int = RESAMPLES) -> tuple[Any, Any]:
     """Ends of the 95 % interval of `combine(the networks' means)`.
 
     Args:

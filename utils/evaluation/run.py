@@ -46,7 +46,7 @@ def evaluate_checkpoint(
     config: Config,
     output: str | None,
     report: Callable[[Path], None],
-    at_hand: Mapping[str, Batches] | None = None,
+    at_hand: Mapping[str, Batches],
 ) -> None:
     """Evaluate a checkpoint on the split that the config names, write the results, and say where they are.
 
@@ -75,19 +75,15 @@ def evaluate_checkpoint(
             raise UserError(f"{error} (--set eval.threshold=NUMBER does without choosing one)") from error
         _choose_threshold(network, localization, checkpoint, dataset, config)
     require_trainable(root, None, (split,))
-    batches = (at_hand or {}).get(split)
-    if batches is not None and (batches.dataset.root, batches.dtype) != (root, dtype):
-        batches = None
-    dataset = AVEDataset(root, split, dtype) if batches is None else batches.dataset
+    dataset = at_hand[split].dataset if split in at_hand else AVEDataset(root, split, dtype)
     check_sizes(dataset, config.model)
     names = number_as_trained(dataset, checkpoint)
     _say_other_features(checkpoint, root)
     check_localization(network, dataset, localization)
-    if batches is None:
-        sizes = {split: config.eval.test_batch_size}
-        batches = batches_of({split: dataset}, config.data, sizes, device, seed=0)[split]
+    sizes = {split: config.eval.test_batch_size}
+    batches = at_hand if split in at_hand else batches_of({split: dataset}, config.data, sizes, device, seed=0)
     try:
-        result = evaluate(network, batches, localization, config.train.precision, attention=True)
+        result = evaluate(network, batches[split], localization, config.train.precision, attention=True)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     metrics = _metrics(result, dataset, network, localization, checkpoint, config, label_regime)
