@@ -74,14 +74,14 @@ def _what(facts: dict[str, Any]) -> str:
     if data["clips"]:
         counts += f" ({data['clips']:,} clips of {data['segments']} segments, {data['categories']} categories)"
     protocol = PROTOCOLS[facts["protocol"]]
-    chosen = f"the {protocol.name}: the {protocol.rule}{', which is optimistic' if protocol.split == 'test' else ''}"
+    warned = protocol.rule.replace("on the test split", "**on the test split**, which is optimistic")
     labels = "labels of segments" if facts["supervision"] == "full" else in_words(facts["label_regime"])
     return "\n".join(
         [
             f"- **Network**: `{facts['model']}`, {facts['parameters']:,} parameters",
             f"- **Trained on**: {counts}; fingerprint in `release.json`",
             f"- **Supervision**: {facts['supervision']}; it learned from {labels}",
-            f"- **Weights**: epoch {facts['epoch']} of {facts['n_epoch']}, chosen by {chosen}",
+            f"- **Weights**: epoch {facts['epoch']} of {facts['n_epoch']}, chosen by the {protocol.name}: the {warned}",
         ]
     )
 
