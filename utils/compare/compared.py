@@ -55,20 +55,19 @@ def read_all(paths: list[str], protocol: str) -> list[Compared]:
 
 def _rows(path: str, split: str) -> list[Compared]:
     """The rows of a study, each with the seeds that are finished; `split` chose the epoch."""
-    study, folders = Study(path), dict[str, list[Path]]()
-    for run in study.runs:
-        folders.setdefault(run.name, [])
-        result = result_of(run)
-        if result is not None and split == "val" and result.validation is None:
-            raise UserError(f"{run.folder}: has no validation protocol, since its data have no val split")
-        if result is not None:
-            folders[run.name].append(_evaluation(run, split))
-    for name, found in folders.items():
-        if not found:
+    rows = []
+    for name, runs in Study(path).rows.items():
+        results = [(run, result) for run in runs if (result := result_of(run))]
+        if not results:
             raise UserError(
                 f"{path}: no run of {name!r} is finished; run the study with `python -m utils.study {path}`"
             )
-    return [Compared(name, found, [read(folder) for folder in found]) for name, found in folders.items()]
+        for run, result in results:
+            if split == "val" and result.validation is None:
+                raise UserError(f"{run.folder}: has no validation protocol, since its data have no val split")
+        folders = [_evaluation(run, split) for run, _ in results]
+        rows.append(Compared(name, folders, [read(folder) for folder in folders]))
+    return rows
 
 
 def _evaluation(run: Run, split: str) -> Path:

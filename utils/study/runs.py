@@ -108,8 +108,7 @@ class Study:
         )
         self.output = project_path(self.settings.output)
         self.benchmark = self.settings.benchmark and project_path(self.settings.benchmark)
-        self.runs: list[Run] = []
-        of_row: dict[str, dict[int, Run]] = {}  # by seed
+        self.rows: dict[str, list[Run]] = {}  # a run for each seed, in the order of the seeds
         rows = [(name, None, config) for name, config in self.settings.runs.items()]
         rows += [(name, source, config) for name, (source, config) in self.settings.localizations.items()]
         for name, source, config in rows:
@@ -124,7 +123,8 @@ class Study:
                 trained = config_files.read_json(_config_file(Path(path), self.settings.runs[source]))
                 sections["model"] = trained.get("model", {})
             sections = config_files.merge(sections, self.settings.set)
-            for seed in dict.fromkeys(self.settings.seeds):
+            self.rows[name] = []
+            for number, seed in enumerate(dict.fromkeys(self.settings.seeds)):
                 own = folder / f"seed-{seed}"
                 changes = {"train": {"seed": seed, "snapshot_pref": config_path(own)}}
                 if data_root is not None:
@@ -135,12 +135,16 @@ class Study:
                         f"{path}: {name!r} has eval.split {settings.eval.split!r}, but the columns of a study are "
                         f"accuracies on the test split; leave eval.split out of {file} and of 'set'"
                     )
-                weights = None if source is None else of_row[source][seed]
-                of_row.setdefault(name, {})[seed] = Run(name, seed, own, settings, MAINS[settings.supervision], weights)
-            self.runs += of_row[name].values()
+                weights = None if source is None else self.rows[source][number]
+                self.rows[name].append(Run(name, seed, own, settings, MAINS[settings.supervision], weights))
         for name in self.settings.published:
             if name not in self.settings.runs:
                 raise UserError(f"{path}: 'published' names {name!r}, which is none of its runs")
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, row by row."""
+        return [run for row in self.rows.values() for run in row]
 
 
 def check_apart(studies: list[Study]) -> None:

@@ -69,13 +69,11 @@ def rows_of(study: Study) -> StudyRows:
     different data.
     """
     check_same_data(study.runs)
-    rows: dict[str, Row] = {}
-    for run in study.runs:
-        row = rows.setdefault(run.name, Row([], [], [], study.settings.published.get(run.name)))
-        row.runs.append(run)
-        if result := result_of(run):
-            row.finished.append(run)
-            row.results.append(result)
+    rows = {}
+    for name, runs in study.rows.items():
+        results = [(run, result) for run in runs if (result := result_of(run))]
+        finished, its = [run for run, _ in results], [result for _, result in results]
+        rows[name] = Row(runs, finished, its, study.settings.published.get(name))
     return StudyRows(study, rows, costs.read(study))
 
 
