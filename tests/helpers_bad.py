@@ -142,7 +142,13 @@ def refused(capsys: pytest.CaptureFixture, main: Callable[..., int], *arguments:
     """The one line in which a command refuses these arguments."""
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == EXIT_USER_ERROR
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
+    return one_line(capsys)
+
+
+def one_line(capture: pytest.CaptureFixture) -> str:
+    """What a command said on stderr, which is the one line of an error."""
+    error = capture.readouterr().err
+    assert error.startswith("error: "), error
+    assert error.endswith("\n"), error
     assert error.count("\n") == 1, error
     return error

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_MODEL, official_state_dict
-from helpers_bad import COMMANDS, MAINS, Code, World, cut, flip, last, main_of, recheck, rewrite, set_key
+from helpers_bad import COMMANDS, MAINS, Code, World, cut, flip, last, main_of, one_line, recheck, rewrite, set_key
 from pydantic import BaseModel
 
 from dataset import files
@@ -487,14 +487,6 @@ def good_runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 def world(tmp_path: Path, tiny_data: Path, good_runs: dict[str, Path]) -> World:
     config = {"model": {"name": SUPERVISED, **TINY_MODEL}, "data": {}, "train": {"n_epoch": 1, "batch_size": 10}}
     return World(tmp_path, tiny_data, config, good_runs)
-
-
-def one_line(capfd: pytest.CaptureFixture) -> str:
-    error = capfd.readouterr().err
-    assert error.startswith("error: "), error
-    assert error.count("\n") == 1, error
-    assert error.endswith("\n")
-    return error
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -20,7 +20,7 @@ import helpers_bad
 import pytest
 import torch
 from conftest import ROOT
-from helpers_bad import MAINS, Code, flip
+from helpers_bad import MAINS, Code, flip, one_line
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dataset import files
@@ -129,9 +129,7 @@ def test_a_full_disk_ends_the_run_with_the_last_good_checkpoint(moment, train, t
         patch.setattr(run_record._LogFile, "flush", flush)
         patch.setattr(evaluate.Evaluation, "accuracy", property(lambda _: float(next(accuracies))))
         assert train() == 2
-    error = capfd.readouterr().err
-    assert "could not be written" in error
-    assert error.count("\n") == 1
+    assert "could not be written" in one_line(capfd)
     content = Checkpoint.load(tmp_path / "run" / checkpoint.LAST)
     assert content.epoch == (2 if moment == "best" else 1)
     assert Checkpoint.load(tmp_path / "run" / checkpoint.BEST).epoch == 1
@@ -258,8 +256,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(train, tiny_data, bad_features,
     (tmp_path / "run" / FILE).unlink()
     good = saved(tmp_path / "run")
     assert train("--resume", "last", "--data_root", str(folder)) == 2
-    error = capfd.readouterr().err
-    assert error.count("\n") == 1
+    error = one_line(capfd)
     for words in ("epoch 2, step ", "total nan", "dataset.check"):
         assert words in error
     assert re.search(rf"rows .*\b{row}\b.* of {files.VISUAL}", error)
@@ -270,9 +267,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(train, tiny_data, bad_features,
 def test_out_of_memory_names_the_batch_size_to_try(train, monkeypatch, capfd):
     monkeypatch.setattr("model.losses.SupervisedLoss.forward", lambda *args: {"total": torch.empty(2**50)})
     assert train() == 2
-    error = capfd.readouterr().err
-    assert "out of memory with --batch_size 10: try --batch_size 5" in error
-    assert error.count("\n") == 1
+    assert "out of memory with --batch_size 10: try --batch_size 5" in one_line(capfd)
 
 
 def test_out_of_memory_in_an_evaluation_names_its_batch_size(train, monkeypatch, capfd):
@@ -291,6 +286,4 @@ def test_out_of_memory_in_an_evaluation_names_its_batch_size(train, monkeypatch,
 def test_out_of_memory_before_the_first_step_says_what_to_do(train, tiny_config, monkeypatch, capfd):
     monkeypatch.setattr("utils.evaluation.splits.make_batches", lambda *args: torch.empty(2**50))
     assert train() == 2
-    error = capfd.readouterr().err
-    assert "data.placement" in error
-    assert error.count("\n") == 1
+    assert "data.placement" in one_line(capfd)

@@ -11,7 +11,7 @@ import helpers_bad
 import numpy as np
 import pytest
 import torch
-from helpers_bad import MAINS
+from helpers_bad import MAINS, one_line
 
 from dataset import files, loading
 from utils.base.checkpoint import BEST, LAST, Checkpoint
@@ -133,9 +133,7 @@ def test_what_breaks_off_leaves_what_was_there(earlier, moment, evaluate, tmp_pa
                 results.os, "rename", lambda *args: full() if calls.append(1) or len(calls) == 6 else rename(*args)
             )
         assert evaluate(SUPERVISED, "--split", "val")[0] == 2
-    error = capfd.readouterr().err
-    assert "the disk is full" in error
-    assert error.count("\n") == 1
+    assert "the disk is full" in one_line(capfd)
     assert contents(tmp_path) == before
     assert out.exists() == earlier
 
@@ -177,9 +175,7 @@ def test_weights_that_are_no_numbers_are_not_evaluated(evaluate, trained, tmp_pa
     checkpoint.network["event_classifier.bias"][0] = float("nan")
     checkpoint.save(tmp_path / "nan.pth.tar")
     assert evaluate(checkpoint=tmp_path / "nan.pth.tar") == (2, None)
-    error = capfd.readouterr().err
-    assert "nan.pth.tar: its weights are not finite numbers in event_classifier.bias" in error
-    assert error.count("\n") == 1
+    assert "nan.pth.tar: its weights are not finite numbers in event_classifier.bias" in one_line(capfd)
 
 
 @pytest.mark.parametrize("name", MAINS)
@@ -189,9 +185,9 @@ def test_an_output_that_is_no_number_names_checkpoint_and_clips(name, evaluate, 
         weight.mul_(1e30)
     checkpoint.save(tmp_path / "huge.pth.tar")
     assert evaluate(name, checkpoint=tmp_path / "huge.pth.tar") == (2, None)
-    error = capfd.readouterr().err
-    assert "huge.pth.tar: the network's output is not finite in 8 of 8 clips of the test split, rows " in error
-    assert error.count("\n") == 1
+    assert "huge.pth.tar: the network's output is not finite in 8 of 8 clips of the test split, rows " in one_line(
+        capfd
+    )
 
 
 # --- Categories ---
@@ -231,9 +227,7 @@ def test_other_categories_are_refused(evaluate, renumbered, capfd):
     name = text.partition("&")[0]
     (renumbered / files.ANNOTATIONS).write_text(text.replace(f"{name}&", "Nothing of the kind&"))
     assert evaluate(SUPERVISED, "--data_root", str(renumbered)) == (2, None)
-    error = capfd.readouterr().err
-    assert "was trained on other categories" in error
-    assert error.count("\n") == 1
+    assert "was trained on other categories" in one_line(capfd)
 
 
 def test_a_folder_without_names_takes_the_checkpoints(evaluate, trained, tiny_data, tmp_path):
@@ -292,9 +286,7 @@ def test_a_clip_that_is_no_number_moves_no_threshold(evaluate, tiny_data, tmp_pa
     with h5py.File(folder / files.VISUAL, "r+") as file:
         file[files.KEY][0] = 3e38  # finite, but nothing that is made of it is
     assert evaluate(WEAK, "--localize", "relative", "--data_root", str(folder)) == (2, None)
-    error = capfd.readouterr().err
-    assert "row" in error
-    assert error.count("\n") == 1
+    assert "row" in one_line(capfd)
 
 
 # --- Scores ---
@@ -325,9 +317,7 @@ def test_fewer_epochs_than_were_done_are_no_result(trained, tmp_path, capfd):
     before = contents(run)
     capfd.readouterr()
     assert MAINS[SUPERVISED]([*command, "--n_epoch", "1"]) == 2
-    error = capfd.readouterr().err
-    assert "is at epoch 2, and 1 epochs are asked for" in error
-    assert error.count("\n") == 1
+    assert "is at epoch 2, and 1 epochs are asked for" in one_line(capfd)
     assert contents(run) == before
 
 
@@ -358,8 +348,7 @@ def test_a_run_on_other_data_does_not_go_on(told_by, trained, tiny_data, tmp_pat
     with h5py.File(data / files.AUDIO, "r+") as file:
         file[files.KEY][0, 0, 0] += 1
     assert MAINS[SUPERVISED]([*command, "--data_root", str(data)]) == 2
-    error = capfd.readouterr().err
+    error = one_line(capfd)
     assert "was trained on other data" in error
     assert files.AUDIO in error
-    assert error.count("\n") == 1
     assert MAINS[SUPERVISED](command) == 0

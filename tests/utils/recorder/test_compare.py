@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers_bad import one_line
 
 from utils.recorder import __main__ as recorder_command
 
@@ -25,7 +26,5 @@ def test_a_run_that_may_not_be_read_is_named(name, tmp_path, unprivileged, capsy
     assert recorder_command.main(arguments) == 0
     (tmp_path / "second" / name).chmod(0)
     assert recorder_command.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert "cannot be read (Permission denied)" in error
-    assert error.count("\n") == 1
+    assert "cannot be read (Permission denied)" in one_line(capsys)
     (tmp_path / "second").chmod(0o755)

@@ -10,6 +10,7 @@ import sys
 
 import h5py
 import pytest
+from helpers_bad import one_line
 from helpers_runs import pretend
 
 import weak_main
@@ -25,13 +26,6 @@ from utils.study.jobs import Job
 from utils.study.results import result_of
 from utils.study.runs import Study
 from utils.training.launching import share_of_cores
-
-
-def one_line(capsys: pytest.CaptureFixture) -> str:
-    error = capsys.readouterr().err
-    assert error.startswith("error: "), error
-    assert error.count("\n") == 1, error
-    return error
 
 
 def test_a_study_runs_stops_at_nothing_and_goes_on(write_study, tmp_path, capsys):
@@ -64,9 +58,8 @@ def test_the_command_line_names_the_data_of_all_runs(write_study, tmp_path, monk
 def test_a_failed_run_is_named_with_its_reason(write_study, tmp_path, capsys):
     path = write_study(seeds=[1], set={"data": {"root": str(tmp_path / "nowhere")}})
     assert study_command.main([path, "--gpu", "cpu"]) == EXIT_USER_ERROR
-    error = capsys.readouterr().err
+    error = one_line(capsys)
     assert re.search(r"CMBS, seed 1 ended with exit code 2: error: .*nowhere", error)
-    assert error.count("\n") == 1
 
 
 def test_an_unfinished_run_has_no_result(write_study):

@@ -9,6 +9,7 @@ from pathlib import Path
 import helpers_bad
 import pytest
 import torch
+from helpers_bad import one_line
 
 import weak_main
 from dataset import files
@@ -48,11 +49,10 @@ def start(data, tiny_config):
 def test_without_background_only_files_both_ways_out_are_named(start, data, capfd):
     for regime in (None, "segment_shares"):
         assert start(regime) == EXIT_USER_ERROR
-        error = capfd.readouterr().err
+        error = one_line(capfd)
         assert error.startswith(f"error: {data / files.NOISY_VISUAL}: no such file")
         assert "`python -m dataset.download --weak`" in error
         assert "--set data.label_regime=clips" in error
-        assert error.count("\n") == 1
     with pytest.raises(UserError, match=r"download --weak.*data\.label_regime=clips"):
         WeakAVEDataset(data, "train")
     assert start(None, "--set", "data.label_regime=clips") == EXIT_DONE
