@@ -16,7 +16,7 @@ A study is a JSON file (`"extends"` works as in a config):
       "runs": {"CMBS": "configs/main.json"},   name in the table -> config, in the project or beside the study file
       "localizations": {                       other localization rules for the weights of a run:
         "by the gate": ["CMBS", "gate.json"]   name in the table -> run, and the config to evaluate it with
-                                               (its section `model` is that of the run)
+                                               (all its sections but `eval` are those of the run)
       },
       "published": {"CMBS": 79.3},             accuracies that others published, for a column of their own; or
                                                {"accuracy": 79.3, "source": ..., "protocol": ..., "runs": 1}

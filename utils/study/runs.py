@@ -121,7 +121,7 @@ class Study:
             sections = config_files.read_json(file)
             if source is not None:  # one localization's config serves the runs of several networks
                 trained = config_files.read_json(_config_file(Path(path), self.settings.runs[source]))
-                sections["model"] = trained.get("model", {})
+                sections |= {part: trained.get(part, {}) for part in Config.model_fields if part != "eval"}
             sections = config_files.merge(sections, self.settings.set)
             self.rows[name] = []
             for number, seed in enumerate(dict.fromkeys(self.settings.seeds)):

@@ -95,12 +95,14 @@ def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_p
     monkeypatch.setattr(Job, "_call", call)
     weak = tiny_config("weak_main_model").name
     relative = tmp_path / "relative.json"
-    # It tells of another network; the one that is evaluated is the run's.
-    other = {"model": {"quirks": {"own_gate": False}}, "eval": {"localize": "relative"}}
+    # It tells of another network and of other data; those that are evaluated are the run's.
+    other = {"model": {"quirks": {"own_gate": False}}, "data": {"root": "other"}, "train": {"precision": "float64"}}
+    other["eval"] = {"localize": "relative"}
     relative.write_text(json.dumps({"extends": weak, **other}))
     path = write_study(seeds=[1], runs={"weak": weak}, localizations={"relative": ["weak", relative.name]})
     trained, read = Study(path).runs
-    assert read.config.model == trained.config.model
+    assert read.config.model_copy(update={"eval": trained.config.eval, "train": trained.config.train}) == trained.config
+    assert read.config.train.precision == trained.config.train.precision
     assert weak_main.main(["--config", str(tmp_path / weak), "--seed", "1", "--n_epoch", "2", "--gpu", "cpu",
                            "--snapshot_pref", str(trained.folder)]) == EXIT_DONE  # fmt: skip
     assert result_of(read) is None
