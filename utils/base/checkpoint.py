@@ -88,7 +88,7 @@ class Checkpoint:
         path = Path(path)
         content = released.read(path) if released.is_release(path) else _read(path)
         try:
-            if _is_ours(content):
+            if "format" in content and ({"config", "network"} <= content.keys() or content["format"] == FORMAT):
                 return cls(**_our_fields(content), path=path)
             weights, passed = find_weights(content)
         except ValueError as error:
@@ -109,10 +109,6 @@ _RENAMED = {"reading": "localization"}  # of earlier versions
 # What each must be; those without a default have always been there.
 _KINDS = {"network": dict, "config": dict, "epoch": int, "metrics": dict}
 _LATER = {"localization": dict, "data": dict, "categories": list, "features": dict, "training": dict}
-
-
-def _is_ours(content: Mapping[Any, Any]) -> bool:
-    return "format" in content and ({"config", "network"} <= content.keys() or content["format"] == FORMAT)
 
 
 def _our_fields(content: Mapping[str, Any]) -> dict[str, Any]:

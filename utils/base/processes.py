@@ -118,7 +118,8 @@ def ending_together() -> Iterator[None]:
         leave()
         raise
     except RuntimeError as error:
-        if _control is None or not _is_lost(error):
+        is_lost = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+        if _control is None or not is_lost:
             raise
         print(f"process {rank()} of {world_size()} lost another one, whose message says why", file=sys.stderr)
         # Not by sys.exit: leaving the group properly would wait for the process that is gone.
@@ -134,7 +135,3 @@ def leave() -> None:
     if _control is not None:
         _control = None
         dist.destroy_process_group()
-
-
-def _is_lost(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)

@@ -73,7 +73,11 @@ def parse(
     )  # fmt: skip
     values = vars(parser.parse_args(argv))
     for flag in ("config", "resume", "output"):
-        _check_path(f"--{flag}", values[flag])
+        try:
+            if values[flag] is not None:
+                file_name(values[flag])
+        except ValueError as error:
+            raise UserError(f"--{flag} {values[flag]!r} {error}") from error
 
     source = values["config"] or str(project_path(config))
     sections = config_files.read_json(source)
@@ -113,14 +117,6 @@ def _without_other_rules_threshold(sections: dict[str, Any], rule: Any) -> dict[
     if rule is None or not isinstance(own, dict) or own.get("localize", rule) == rule:
         return sections
     return {**sections, "eval": {key: value for key, value in own.items() if key != "threshold"}}
-
-
-def _check_path(flag: str, path: str | None) -> None:
-    if path is not None:
-        try:
-            file_name(path)
-        except ValueError as error:
-            raise UserError(f"{flag} {path!r} {error}") from error
 
 
 def _key_and_value(text: str) -> tuple[str, str]:

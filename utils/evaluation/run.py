@@ -78,7 +78,9 @@ def evaluate_checkpoint(
     dataset = at_hand[split].dataset if split in at_hand else AVEDataset(root, split, dtype)
     check_sizes(dataset, config.model)
     names = number_as_trained(dataset, checkpoint)
-    _say_other_features(checkpoint, root)
+    made, now = checkpoint.features or {}, made_with.read(root) or {}  # nothing is said where one isn't known
+    for line in itertools.chain(*made_with.differences(made, now)):
+        _log.warning(f"{root}: the features were made otherwise than those that {path} learned from: {line}")
     check_localization(network, dataset, localization)
     sizes = {split: config.eval.test_batch_size}
     batches = at_hand if split in at_hand else batches_of({split: dataset}, config.data, sizes, device, seed=0)
@@ -96,12 +98,6 @@ def evaluate_checkpoint(
             results.write(new, metrics, result, dataset.rows, names)
             report(new)
     _say(metrics, checkpoint, root, folder)
-
-
-def _say_other_features(checkpoint: Checkpoint, root: Path) -> None:
-    """Warn where the features were made otherwise than those that the network learned from, if both are known."""
-    for line in itertools.chain(*made_with.differences(checkpoint.features or {}, made_with.read(root) or {})):
-        _log.warning(f"{root}: the features were made otherwise than those that {checkpoint.path} learned from: {line}")
 
 
 def _choose_threshold(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import time
@@ -209,22 +210,15 @@ def evaluated_accuracy(run: Run, split: str) -> float | None:
     return accuracy if is_asked_for and isinstance(accuracy, float) and math.isfinite(accuracy) else None
 
 
-class _Header(NamedTuple):
-    """What a study needs of a checkpoint."""
-
-    epoch: int
-    data: dict[str, Any] | None
-
-
-def _header_of(path: Path) -> _Header:
-    """The header of a checkpoint of ours. Raises UserError for any other file."""
+def _header_of(path: Path) -> Checkpoint:
+    """A checkpoint of ours without what takes memory. Raises UserError for any other file."""
     stat = path.stat()
     return _read_header(path, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=1000)
-def _read_header(path: Path, *_version: int) -> _Header:
+def _read_header(path: Path, *_version: int) -> Checkpoint:
     checkpoint = Checkpoint.load(path)
     if not checkpoint.ours:
         raise UserError(f"{path}: is not a checkpoint of a run of this project; move it away")
-    return _Header(checkpoint.epoch, checkpoint.data)
+    return dataclasses.replace(checkpoint, network={}, training=None)

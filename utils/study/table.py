@@ -151,7 +151,8 @@ def _first(every: list[StudyRows], name: str) -> list[Row]:
 
 def _labels(rows: list[list[Row]]) -> Column:
     """A column of what each network learns from; its cells are empty where that is the same for all."""
-    words = [_learns_from(of_studies[0].config.label_regime) for of_studies in rows]
+    regimes = [of_studies[0].config.label_regime for of_studies in rows]
+    words = [files.LABEL_REGIMES[regime].words if regime else "segment labels" for regime in regimes]
     return Column("learns from", words if len(set(words)) > 1 else [""] * len(rows))
 
 
@@ -161,10 +162,6 @@ def _published(rows: list[list[Row]]) -> list[Column]:
         Column("published", [f"{published.accuracy:.1f}" if published else "" for published in of_row]),
         Column("where and how", [_how(published) if published else "" for published in of_row]),
     ]
-
-
-def _learns_from(label_regime: str | None) -> str:
-    return "segment labels" if label_regime is None else files.LABEL_REGIMES[label_regime].words
 
 
 def _how(published: Published) -> str:
