@@ -28,8 +28,6 @@ def available(groups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/p
 # Names of a control group's files in version 2 and version 1: its limit, what it uses, and the part of that which
 # is a cache of files, which the kernel drops when the memory is needed.
 _VERSION_2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
-
-
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 

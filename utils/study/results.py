@@ -17,7 +17,7 @@ from utils.config import files as config_files
 from utils.config.settings import Config
 from utils.evaluation import stored
 from utils.evaluation.clip_scores import ACCURACY
-from utils.evaluation.protocols import APART, CLIPS, Chosen, best_epochs, read_epochs
+from utils.evaluation.protocols import APART, CLIPS, PROTOCOLS, Chosen, best_epochs, read_epochs
 from utils.evaluation.results import METRICS, read_metrics
 from utils.study.job_record import read_record
 from utils.study.runs import Run
@@ -58,7 +58,8 @@ def trained(folder: Path) -> Trained:
     whole = result.read(folder)
     if whole is not None:
         config = config_files.build_stored(whole.config, source=str(folder / result.FILE))
-        best = whole.protocols.by_split()
+        chosen = whole.protocols.model_dump(exclude_none=True)
+        best = {PROTOCOLS[key].split: epoch for key, epoch in chosen.items()}
         return Trained(config, config.train.n_epoch, best, True, whole.seconds, whole.data, whole.generated)
     path, last = folder / "config.json", folder / LAST
     config = config_files.read_stored(path) if path.exists() else None

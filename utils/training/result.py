@@ -52,11 +52,6 @@ class Protocols(BaseModel):
     authors: ChosenEpoch  # best epoch on the test split
     validation: ChosenEpoch | None  # best epoch on the val split; None: the data have no val split
 
-    def by_split(self) -> dict[str, dict[str, Any]]:
-        """The chosen epochs by the split that chose each, see `utils.evaluation.protocols`."""
-        of_split = {protocol.split: getattr(self, key) for key, protocol in PROTOCOLS.items()}
-        return {split: epoch.model_dump() for split, epoch in of_split.items() if epoch is not None}
-
 
 class RunResult(BaseModel):
     """The content of `result.json`."""
