@@ -19,13 +19,14 @@ from utils.study import __main__ as study_command
 FIXTURES = ROOT / "tests" / "fixtures" / "old"
 MAINS = {"supv": (supv_main, "main.json"), "weak": (weak_main, "weak.json")}
 
-# What the earlier version wrote when it went on with its runs for a third epoch.
+# What going on with the runs for a third epoch gives. The version that wrote them gave a total loss of 3.10762 and 0.762622:
+# it drew the masks of dropout otherwise. A run that goes on with the same version is equal bit for bit (test_resume.py).
 THIRD_EPOCH = {
     "supv": {
-        "loss": {"event": 0.52895, "gate": 0.65858, "category": 1.11556, "av_category": 1.13382, "total": 3.10762},
-        "gradient_norm": 1.89980,
+        "loss": {"event": 0.537554, "gate": 0.658420, "category": 1.115303, "av_category": 1.130483, "total": 3.112549},
+        "gradient_norm": 1.558571,
     },
-    "weak": {"loss": {"category": 0.762622, "total": 0.762622}, "gradient_norm": 0.0150529},
+    "weak": {"loss": {"category": 0.762471, "total": 0.762471}, "gradient_norm": 0.0134967},
 }
 
 
