@@ -19,8 +19,8 @@ from utils.study import __main__ as study_command
 FIXTURES = ROOT / "tests" / "fixtures" / "old"
 MAINS = {"supv": (supv_main, "main.json"), "weak": (weak_main, "weak.json")}
 
-# What going on with the runs for a third epoch gives. The version that wrote them gave a total loss of 3.10762 and 0.762622:
-# it drew the masks of dropout otherwise. A run that goes on with the same version is equal bit for bit (test_resume.py).
+# What going on with the runs for a third epoch gives. The version that wrote them gave a total loss of 3.10762 and
+# 0.762622: it drew the masks of dropout otherwise. With one version a run goes on bit for bit (test_resume.py).
 THIRD_EPOCH = {
     "supv": {
         "loss": {"event": 0.537554, "gate": 0.658420, "category": 1.115303, "av_category": 1.130483, "total": 3.112549},
