@@ -19,14 +19,7 @@ from utils.evaluation.intervals import difference_interval
 from utils.evaluation.protocols import PROTOCOLS
 from utils.evaluation.results import GENERATED
 from utils.study import costs
-from utils.study.results import (
-    Result,
-    check_same_data,
-    clips_of,
-    naming_and_timing_of,
-    on_generated_clips,
-    result_of,
-)
+from utils.study.results import Result, check_same_data, clips_of, naming_and_timing_of, on_generated_clips, result_of
 from utils.study.runs import TABLES, Published, Run, Study
 from utils.study.states import UNFINISHED, states
 
@@ -55,11 +48,7 @@ class StudyRows(NamedTuple):
     costs: costs.Costs | None  # None: not measured
 
 
-class Column(NamedTuple):
-    """A column of the table, a cell for each row."""
-
-    header: str
-    cells: list[str]
+Column = tuple[str, list[str]]  # header, and a cell for each row
 
 
 def rows_of(study: Study) -> StudyRows:
@@ -101,12 +90,12 @@ def table(every: list[StudyRows]) -> tuple[list[str], list[list[str]]]:
     A column that says nothing is left out.
     """
     names = list(dict.fromkeys(name for study in every for name in study.rows))
-    columns = [Column("network", names), _labels([_first(every, name) for name in names])]
+    columns = [("network", names), _labels([_first(every, name) for name in names])]
     for study in every:
         columns += _measured(study, [study.rows.get(name) for name in names])
     columns += _published([_first(every, name) for name in names])
-    kept = [column for column in columns if any(column.cells)]
-    return [column.header for column in kept], [list(line) for line in zip(*(c.cells for c in kept), strict=True)]
+    kept = [(header, cells) for header, cells in columns if any(cells)]
+    return [header for header, _ in kept], [list(line) for line in zip(*(cells for _, cells in kept), strict=True)]
 
 
 def naming_and_timing(every: list[StudyRows]) -> tuple[list[str], list[list[str]]] | None:
@@ -153,14 +142,14 @@ def _labels(rows: list[list[Row]]) -> Column:
     """A column of what each network learns from; its cells are empty where that is the same for all."""
     regimes = [of_studies[0].config.label_regime for of_studies in rows]
     words = [files.LABEL_REGIMES[regime].words if regime else "segment labels" for regime in regimes]
-    return Column("learns from", words if len(set(words)) > 1 else [""] * len(rows))
+    return "learns from", words if len(set(words)) > 1 else [""] * len(rows)
 
 
 def _published(rows: list[list[Row]]) -> list[Column]:
     of_row = [next((row.published for row in of_studies if row.published), None) for of_studies in rows]
     return [
-        Column("published", [f"{published.accuracy:.1f}" if published else "" for published in of_row]),
-        Column("where and how", [_how(published) if published else "" for published in of_row]),
+        ("published", [f"{published.accuracy:.1f}" if published else "" for published in of_row]),
+        ("where and how", [_how(published) if published else "" for published in of_row]),
     ]
 
 
@@ -181,7 +170,7 @@ def _measured(study: StudyRows, rows: list[Row | None]) -> list[Column]:
     if study.costs:
         cells |= study.costs.columns([row and row.config for row in rows])
     title = study.study.settings.title
-    return [Column(f"{title}: {what}", [cell or "" for cell in cells[what]]) for what in cells]
+    return [(f"{title}: {what}", [cell or "" for cell in cells[what]]) for what in cells]
 
 
 def _less(first: str) -> str:
