@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    NamedTuple,
-    NotRequired,  # pydantic wants these before Python 3.12
-)
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic takes no other one before Python 3.12
 
 from utils.base.errors import UserError
 from utils.base.text import read_json_lines, reading, require_file

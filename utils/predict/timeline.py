@@ -106,17 +106,8 @@ def timeline_of(
         notes += [note for note in clip.notes if note not in notes]
     event, joint, attention = merge(answers, seconds)
     segments = decide(event, joint, categories, threshold)
-    return Timeline(
-        path,
-        video.length,
-        video.first_frame,
-        event,
-        joint[:, :categories],
-        segments,
-        attention,
-        list(events(segments, joint, categories)),
-        notes,
-    )
+    found, joint = list(events(segments, joint, categories)), joint[:, :categories]
+    return Timeline(path, video.length, video.first_frame, event, joint, segments, attention, found, notes)
 
 
 def merge(answers: Sequence[Answer], seconds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

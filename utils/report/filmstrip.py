@@ -47,14 +47,10 @@ def strips(data_root: Path, ids: list[str | None], segments: int) -> tuple[list[
         return {"f": _jpeg(clip.frames[clip.index[:, clip.index.shape[1] // 2]])}
 
     wanted = list(dict.fromkeys(id for id in ids if id in videos))
+    shown = wanted[:MOST]
     with ThreadPoolExecutor() as pool:
-        made = dict(
-            zip(
-                wanted[:MOST],
-                tqdm(pool.map(strip, wanted[:MOST]), "frames", min(len(wanted), MOST), leave=False, disable=None),
-                strict=True,
-            )
-        )
+        drawn = tqdm(pool.map(strip, shown), "frames", len(shown), leave=False, disable=None)
+        made = dict(zip(shown, drawn, strict=True))
     sentences = []
     if len(wanted) > MOST:
         sentences.append(f"Frames are shown for {MOST} of the {len(wanted)} clips here that have a video.")
