@@ -62,6 +62,13 @@ def _why_unreadable(path: Path, head: bytes, error: Exception) -> str:
         return f"is an HTML page, {files.WHY_WEB_PAGE}; delete it and download again later, or from a signed-in browser"
     if not head.startswith(b"\x89HDF"):
         return "is not an HDF5 file; fetch or make the file again"
+    if "unable to lock" in str(error):
+        return "is being written by another program; wait until that closes it"
+    if "already open for write" in str(error):
+        return (
+            "is being written by another program, or was when that was killed; wait until it closes the file, or make "
+            "the file again"
+        )
     if "truncated" in str(error):
         return f"is truncated (only {path.stat().st_size:,} bytes are there); its download broke off, download it again"
     return f"is a damaged HDF5 file ({error}); fetch or make the file again"

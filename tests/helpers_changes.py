@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import resource
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 
 from dataset import files
 from utils.base.errors import EXIT_CLOSED_PIPE, EXIT_INTERRUPTED
@@ -99,6 +103,33 @@ def unreadable(path: Path, draw: random.Random) -> None:
     path.chmod(0)
 
 
+def read_only_folder(path: Path, draw: random.Random) -> None:
+    path.parent.chmod(0o555)
+
+
+def with_zeros(path: Path, draw: random.Random) -> None:
+    os.truncate(path, path.stat().st_size + draw.choice([1, 2**20]))
+
+
+def locked(path: Path, draw: random.Random) -> None:
+    """As HDF5 locks a file that it writes, until the next draw."""
+    global _lock
+    _lock = open(path, "rb")  # noqa: SIM115
+    fcntl.flock(_lock, fcntl.LOCK_EX)
+
+
+def never_closed(path: Path, draw: random.Random) -> None:
+    """As a process leaves a file that is killed while it writes it by HDF5."""
+    values, key = array(path), files.key_of(path.name)
+    if process := os.fork():
+        os.waitpid(process, 0)
+        return
+    file = h5py.File(path, "w", libver="latest")
+    file[key] = values
+    file.flush()
+    os._exit(0)
+
+
 def flip(path: Path, draw: random.Random) -> None:
     content = bytearray(path.read_bytes())
     for _ in range(draw.choice([1, 20]) if content else 0):
@@ -148,6 +179,10 @@ FILE_CHANGES: dict[str, tuple[FileChange, tuple[str, ...], bool]] = {
     "a link to itself": (instead(lambda path: path.symlink_to(path.name)), ("",), True),
     "a device": (instead(lambda path: path.symlink_to("/dev/zero")), ("",), True),
     "unreadable": (unreadable, ("",), True),
+    "in a read-only folder": (read_only_folder, ("",), True),
+    "with zeros after it": (with_zeros, ("",), True),
+    "locked": (locked, HDF5, True),
+    "never closed": (never_closed, HDF5, True),
     "cut": (cut, ("",), False),
     "with other bytes": (flip, ("",), False),
     "with another value": (replace_a_value, JSON, False),
@@ -165,6 +200,16 @@ def limit_files(draw: random.Random) -> None:
 def limit_descriptors(draw: random.Random) -> None:
     most = len(os.listdir("/proc/self/fd")) + draw.randrange(8)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+def limit_memory(draw: random.Random) -> None:
+    most = psutil.Process().memory_info().vms + draw.choice([0, 20, 100, 400]) * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+
+
+def set_the_clock_back(draw: random.Random) -> None:
+    now, seconds = time.time, draw.choice([100, 10**7])
+    time.time = lambda: now() - seconds
 
 
 def redirect(descriptors: tuple[int, ...], path: str) -> Callable[[random.Random], None]:
@@ -204,5 +249,10 @@ PROCESS_CHANGES: dict[str, tuple[Callable[[random.Random], object], set[int]]] =
     "a terminal without accents": (lambda draw: os.environ.update(PYTHONIOENCODING="ascii"), {0, 2}),
     "another umask": (lambda draw: os.umask(0o777 & draw.choice([0o077, 0o000])), {0, 2}),
     "no temporary folder": (lambda draw: os.environ.update(TMPDIR="/nowhere"), {0, 2}),
+    "no home": (lambda draw: os.environ.pop("HOME", None), {0, 2}),
+    "a home that isn't there": (lambda draw: os.environ.update(HOME="/nowhere"), {0, 2}),
+    "warnings that are errors": (lambda draw: warnings.simplefilter("error"), {0, 2}),
+    "little memory": (limit_memory, {0, 2}),
+    "a clock that was set back": (set_the_clock_back, {0, 2}),
     "nothing may be written": (forbid_writing, {0, 2}),
 }

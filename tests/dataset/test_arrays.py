@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers_changes import never_closed
 
 from dataset import arrays, files
 from dataset.arrays import array_file, read_order
@@ -295,3 +297,16 @@ def test_a_value_that_is_not_finite_is_named_wherever_features_wait(tiny_data, t
             make_batches({"val": AVEDataset(tmp_path, "val")}, placement, {"val": 3}, CPU, 0, workers=0)["val"].epoch(0)
         )
     read_clips(AVEDataset(tmp_path, "test"), torch.arange(8), CPU, workers=2)  # another split's clips are whole
+
+
+def test_a_file_that_another_program_writes_is_not_called_damaged(tmp_path):
+    path = tmp_path / files.AUDIO
+    with h5py.File(path, "w") as file:
+        file[files.KEY] = np.zeros((2, 4, 8))
+    with open(path, "rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="is being written by another program; wait until that closes it"):
+            array_file(path)
+    never_closed(path, None)
+    with pytest.raises(UserError, match="is being written by another program, or was when that was killed"):
+        array_file(path)

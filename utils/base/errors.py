@@ -37,8 +37,9 @@ class Interrupted(Exception):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, Python's or torch's, says that the machine's or the device's memory is used up."""
     said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    of_onednn = ("could not create a primitive", "could not execute a primitive")  # all that it says of it
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+        isinstance(error, RuntimeError) and (str(error) in of_onednn or any(words in str(error) for words in said))
     )
 
 
