@@ -1,16 +1,16 @@
 """Audio-guided attention: where on the grid, and in which channels, is what is heard?
 
 Per segment, the N = H*W cells x_n of the visual features become one vector, in the five steps of `forward`, which
-carry their equations. Two identities keep the graph lean without changing a number: a mean or a weighted sum over
-cells is taken before a factor that is the same for all cells, and products with the same input are one matrix product.
+carry their equations. A mean or a weighted sum over cells is taken before a factor that is the same for all cells,
+which changes no number.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from model.blocks import recomputed
 from model.dropout import Dropout
 
 
@@ -70,22 +70,21 @@ class AudioGuidedAttention(nn.Module):
 
         # 1. Self-attention over cells: Y = LayerNorm(X + Dropout(softmax(Q K^T) V)), not scaled by 1/sqrt(d)
         if self.self_attention:
-            y = self.norm(x + self.dropout(self_attention(x, self.query, self.key, self.value)))
+            attended = self_attention(x, self.query, self.key, self.value)
+            y = recomputed(self.norm, x + self.dropout(attended))
         else:
             y = x
 
         # 2. Global visual vector: s_n = w_g . (relu(W3 y_n) * m) + b_g with m = relu(Wm mean_n(y_n))
         if self.beta:
-            cell, channel = _linear_many(y, self.global_cell, self.channel_visual)
             m = self.global_mean(y.mean(1)).relu()
-            g = _weighted_sum(_scores(cell.relu(), m, self.global_score), y)
-        else:
-            channel = self.channel_visual(y)
+            g = _weighted_sum(_scores(self.global_cell(y).relu(), m, self.global_score), y)
 
         # 3. Channel attention: z = sigma(Wc relu(Wb mean_n(relu(Wa1 a) * relu(Wv1 y_n))))
-        c = self.channel_audio(a).relu() * channel.relu().mean(1)
+        c = self.channel_audio(a).relu() * self.channel_visual(y).relu().mean(1)
         z = self.channel_excite(self.channel_squeeze(c).relu()).sigmoid()
-        xc = (x if self.scale_input else y) * (1 + z).unsqueeze(1)  # quirk: the paper scales Y, the authors' code X
+        scaled = x if self.scale_input else y  # quirk: the paper scales Y, the authors' code X
+        xc = recomputed(torch.mul, scaled, (1 + z).unsqueeze(1))
 
         # 4. Audio-guided spatial attention: s_n = w_s . (relu(Wv2 xc_n) * relu(Wa2 a)) + b_s
         spatial_audio = self.spatial_audio(a).relu()
@@ -100,19 +99,12 @@ class AudioGuidedAttention(nn.Module):
 
 def self_attention(x: Tensor, query: nn.Linear, key: nn.Linear, value: nn.Linear) -> Tensor:
     """softmax(Q K^T) V of one head, not scaled by 1/sqrt(d), over N cells or segments: [S, N, in] -> [S, N, out]."""
-    return unscaled_attention(*_linear_many(x, query, key, value))
+    return unscaled_attention(query(x), key(x), value(x))
 
 
 def unscaled_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(Q K^T) V: [S, N, d], [S, M, d] and [S, M, out] -> [S, N, out]."""
     return (query @ key.transpose(1, 2)).softmax(-1) @ value
-
-
-def _linear_many(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """The outputs of several linear layers of the same input, as one matrix product."""
-    weight = torch.cat([layer.weight for layer in layers])
-    bias = torch.cat([layer.bias for layer in layers])
-    return F.linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
 
 
 def _scores(cells: Tensor, context: Tensor, score: nn.Linear) -> Tensor:

@@ -1,11 +1,13 @@
-"""A batch a few clips at a time, where a CPU computes it."""
+"""A batch a few clips at a time, where a CPU computes it, and what of it need not be kept for the backward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 # Values of the first input in a block: eight clips of AVE. Smaller blocks make the matrix products slower.
 BLOCK_VALUES = 2**21
@@ -27,5 +29,75 @@ def in_blocks(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tu
     clips = max(1, BLOCK_VALUES // max(1, first[:1].numel()))
     if first.device.type != "cpu" or len(first) <= clips or torch.compiler.is_compiling():
         return compute(*inputs)
-    parts = [compute(*block) for block in zip(*(x.split(clips) for x in inputs), strict=True)]
+    parts = []
+    for block in zip(*(x.split(clips) for x in inputs), strict=True):
+        with _KeepingLess():
+            parts.append(compute(*block))
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def recomputed(make: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """What `make(*inputs)` returns; where it lies in a block of clips, the backward pass makes it again.
+
+    The operations that read it don't keep it then: for something cheap to make from tensors that are kept anyway.
+    """
+    result, keeping_less = make(*inputs), _keeping_less.get()
+    if keeping_less is not None and result.is_contiguous():
+        recipe = _Recipe(make, [keeping_less.pack(x.detach()) for x in inputs])
+        # The result itself is held until the block is done, so that no other tensor has its address.
+        keeping_less.made[result.data_ptr()] = result, recipe
+    return result
+
+
+class _Recipe:
+    """How to make a tensor again: once for all the operations of a backward pass that ask for it."""
+
+    def __init__(self, make: Callable[..., Tensor], inputs: list[_Kept]) -> None:
+        self.make, self.inputs = make, inputs
+        self.asking = 0  # operations that haven't asked for it yet
+        self.result: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, shape: torch.Size) -> Tensor:
+        result = self.make(*map(_unpack, self.inputs)) if self.result is None else self.result
+        self.asking -= 1
+        self.result = result if self.asking > 0 else None
+        return result.view(shape)
+
+
+_Kept = Tensor | tuple[_Recipe, torch.Size]
+
+
+class _KeepingLess(saved_tensors_hooks):
+    """Within it, operations keep for their backward pass the recipe of what is `recomputed` instead of itself."""
+
+    def __init__(self) -> None:
+        super().__init__(self.pack, _unpack)
+        self.made: dict[int, tuple[Tensor, _Recipe]] = {}
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._token = _keeping_less.set(self)
+
+    def __exit__(self, *error: object) -> None:
+        _keeping_less.reset(self._token)
+        self.made.clear()
+        super().__exit__(*error)
+
+    def pack(self, tensor: Tensor) -> _Kept:
+        """What is kept of a tensor."""
+        result, recipe = self.made.get(tensor.data_ptr(), (None, None))
+        if result is None or tensor.numel() != result.numel() or not tensor.is_contiguous():
+            return tensor
+        recipe.asking += 1
+        return recipe, tensor.shape
+
+
+def _unpack(kept: _Kept) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    recipe, shape = kept
+    return recipe(shape)
+
+
+_keeping_less: ContextVar[_KeepingLess | None] = ContextVar("_keeping_less", default=None)

@@ -65,10 +65,10 @@ class _MaskedReLU(torch.autograd.Function):
 
 
 def _draw(x: Tensor, threshold: int) -> Tensor:
-    """1 where an element of x is kept, else 0, int16: to turn this into floats is ten times as fast as bools."""
+    """1 where an element of x is kept, else 0, int8: to turn this into floats is ten times as fast as bools."""
     numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     slices = numbers.view(torch.int16)[: x.numel()].view(x.shape)  # uniform in [-2**15, 2**15)
-    return slices.ge_(threshold - 2**15)
+    return slices.ge_(threshold - 2**15).to(torch.int8)
 
 
 def _scale(threshold: int) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from conftest import without_dropout
@@ -53,3 +55,29 @@ def test_a_single_clip_is_a_block_whatever_its_size(monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_VALUES", 1)
     (doubled,) = blocks.in_blocks(lambda x: (2 * x,), torch.ones(3, 4))
     assert torch.equal(doubled, 2 * torch.ones(3, 4))
+
+
+def test_what_is_recomputed_is_made_once_more_in_the_backward_pass_and_not_kept(monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_VALUES", 2 * 3)
+    weight, x = torch.rand(3, 3, requires_grad=True), torch.rand(4, 3, requires_grad=True)
+    made = []
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        y = 2 * x
+        made.append(weakref.ref(y))
+        return y
+
+    def compute(x: torch.Tensor) -> tuple[torch.Tensor]:
+        y = blocks.recomputed(double, x.exp())
+        z = blocks.recomputed(torch.mul, y, x)  # of what isn't kept either
+        return (y @ weight + y.square() + z @ weight,)
+
+    (result,) = blocks.in_blocks(compute, x)
+    assert [y() for y in made] == [None, None]  # a block each
+    gradients = torch.autograd.grad(result.sum(), (weight, x))
+    assert len(made) == 4
+    (whole,) = compute(x)
+    assert torch.equal(result, whole)
+    for part, of_whole in zip(gradients, torch.autograd.grad(whole.sum(), (weight, x)), strict=True):
+        torch.testing.assert_close(part, of_whole)
+    assert len(made) == 5
