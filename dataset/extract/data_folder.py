@@ -33,6 +33,7 @@ from dataset.writing import alone, write_array, write_features
 from utils.base.atomic import atomic_path, make_folder, require_free_space, write_text
 from utils.base.devices import choose_device
 from utils.base.errors import UserError
+from utils.base.text import read_json
 
 RECORD = "extraction.json"
 CLIPS = "clips"
@@ -99,6 +100,7 @@ def _extract_clips(
 
 def _write_folder(root: Path, store: ClipStore, plan: Plan, broken: dict[str, str]) -> None:
     """Write the data folder from the stored clips."""
+    _refuse_splits_of_other_rows(root, plan.rows)
     made_with.write(root, _made_with(store, plan, root))
     _write_record(root, store, plan, broken)
     write_features_of(plan.rows, store, (root / files.VISUAL, root / files.AUDIO))
@@ -115,6 +117,22 @@ def _write_folder(root: Path, store: ClipStore, plan: Plan, broken: dict[str, st
     print(f"{len(plan.rows)} clips of {store.seconds} segments{also} in {root}{left_out}")
     weak = " --weak" if plan.background else ""
     print(f"next: python -m dataset.check --data_root {root}{weak}" if plan.lines is not None else _WITHOUT_LABELS)
+
+
+def _refuse_splits_of_other_rows(root: Path, rows: Sequence[str]) -> None:
+    """Raise UserError where a split is there, and its rows would be of other videos than they were."""
+    order = next((root / name for name in files.ORDERS if (root / name).exists()), None)
+    if order is None or not (root / RECORD).exists():
+        return
+    try:
+        before = [row["id"] for row in read_json(root / RECORD)["rows"]]
+    except (KeyError, TypeError):
+        raise UserError(f"{root / RECORD}: is damaged; remove {root} to make it anew") from None
+    if list(rows[: len(before)]) != before:
+        raise UserError(
+            f"{order}: was made for other rows than the videos and annotations give now; remove the three *_order.h5 "
+            f"for new ones, or choose another folder"
+        )
 
 
 _WITHOUT_LABELS = "there are no labels: training and evaluation need --annotations"

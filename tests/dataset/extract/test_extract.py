@@ -274,6 +274,19 @@ def test_a_split_made_by_hand_stays(tmp_path, videos, quick, annotations, capsys
     assert "keeps its train, val and test rows" in capsys.readouterr().out
 
 
+def test_a_split_of_other_rows_is_refused(tmp_path, videos, quick, annotations, capsys):
+    root = tmp_path / "out"
+    assert run(videos, "--to", root, "--annotations", annotations) == 0
+    before = {path.name: path.read_bytes() for path in root.iterdir() if path.is_file()}
+    annotations.write_text("\n".join(LINES.strip().splitlines()[::-1]) + "\n")
+    assert run(videos, "--to", root, "--annotations", annotations) == 2
+    assert "train_order.h5: was made for other rows than" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in root.iterdir() if path.is_file()} == before
+    for name in files.ORDERS:
+        (root / name).unlink()
+    assert run(videos, "--to", root, "--annotations", annotations) == 0
+
+
 def mistakes(tmp_path, videos, annotations):
     other = tmp_path / "other"
     other.mkdir()
