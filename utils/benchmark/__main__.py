@@ -52,11 +52,16 @@ def main(argv: list[str] | None = None) -> None:
     cases = choose(configs, device.type, [pattern for pattern in args.rows if pattern not in of_extraction])
     steps = [case for case in cases if case.timed in ("train", "eval")]
     traced = next((case for case in steps if not case.variant.authors), next(iter(steps), None))
-    if args.trace and traced is None:
-        raise UserError("--trace: profiles a train or eval row, and --rows chooses none")
+    if (args.trace or args.profile) and traced is None:
+        raise UserError(
+            f"{'--trace' if args.trace else '--profile'}: profiles a train or eval row, and --rows chooses none"
+        )
     print(f"{where}; torch {torch.__version__}; batch {', '.join(str(c.train.batch_size) for c in configs.values())}")
     limits = (device.type, args.repeats, args.seconds)
-    tasks = [Task(case, *limits, args.data_root, args.trace if case is traced else None) for case in cases]
+    tasks = [
+        Task(case, *limits, args.data_root, args.trace if case is traced else None, args.profile and case in steps)
+        for case in cases
+    ]
     tasks += extraction.chosen(of_extraction, *limits)
     rows, failures = measure_all(tasks)
     print("\n".join([*table(rows), "", *rates(rows)]))
@@ -92,6 +97,7 @@ def _parser() -> Parser:
         help="data of the data and epoch rows, generated once (default: %(default)s)",
     )
     parser.add_argument("--json", metavar="FILE", help="also write every number here")
+    parser.add_argument("--profile", action="store_true", help="print for each train or eval row its time by operator")
     parser.add_argument("--trace", metavar="FILE", help="profile the first row that isn't the authors', for Perfetto")
     return parser
 

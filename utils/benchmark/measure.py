@@ -52,6 +52,7 @@ class Task:
     seconds: float  # while these last; an epoch is cut off after them
     data_root: str
     trace: str | None = None  # a file
+    profile: bool = False  # whether to print where a train or eval row's time goes
 
     @property
     def name(self) -> str:
@@ -120,7 +121,7 @@ def measure(task: Task) -> Row:
     {"train": _train_step, "eval": _evaluation, "data": _data_path, "epoch": _epoch}[task.case.timed](task, device, row)
     row.seconds, row.fastest, row.slowest = median(row.times), min(row.times), max(row.times)
     row.steps = len(row.times)
-    row.host_bytes = peak_host_memory()
+    row.host_bytes = row.host_bytes or peak_host_memory()
     row.device_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return row
 
@@ -192,11 +193,12 @@ def _time_steps(step: Callable[[], None], work: Work, task: Task, device: torch.
         before = timer()  # waits for the device; a call of `Timer` would warm up before each step
         step()
         row.times.append(timer() - before)
+        row.host_bytes = row.host_bytes or peak_host_memory()  # before the products alone add theirs
         alone.round()
     row.roofline, row.rate, row.fastest_rate, row.copy_rate = alone.roofline()
     row.flops = work.flops
-    if task.trace:
-        _trace(step, device, task.trace)
+    if task.trace or task.profile:
+        _profile(step, device, task)
 
 
 def _time_epoch(batches: Batches, task: Task, device: torch.device, row: Row, step: Callable[[Batch], None]) -> bool:
@@ -219,18 +221,24 @@ def _time_epoch(batches: Batches, task: Task, device: torch.device, row: Row, st
     return whole
 
 
-def _trace(step: Callable[[], None], device: torch.device, path: str) -> None:
+def _profile(step: Callable[[], None], device: torch.device, task: Task) -> None:
+    """Write two steps to `task.trace` and print by operator where their time goes, as the task has it."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities, record_shapes=True) as profile:
+    with torch.profiler.profile(activities=activities, record_shapes=True, profile_memory=task.profile) as profile:
         for _ in range(2):
             step()
         timer()
-    with tempfile.TemporaryDirectory() as folder, atomic_path(path) as part:
-        written = Path(folder) / Path(path).name  # the profiler says nothing of a file that it can't write
-        profile.export_chrome_trace(str(written))
-        part.write_bytes(written.read_bytes())
+    if task.profile:
+        print(f"{task.name}, two steps by operator:")
+        sort_by = f"self_{device.type}_time_total"
+        print(profile.key_averages().table(sort_by=sort_by, row_limit=25, max_name_column_width=40), flush=True)
+    if task.trace:
+        with tempfile.TemporaryDirectory() as folder, atomic_path(task.trace) as part:
+            written = Path(folder) / Path(task.trace).name  # the profiler says nothing of a file that it can't write
+            profile.export_chrome_trace(str(written))
+            part.write_bytes(written.read_bytes())
 
 
 def training_work(config: Config) -> Work:

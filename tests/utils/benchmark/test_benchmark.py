@@ -56,11 +56,13 @@ def test_the_roofline_is_a_time_that_the_products_take():
 
 
 @pytest.mark.parametrize("name", ["supv_main_model", "weak_main_model"])
-def test_rows(tiny_config, tiny_data: Path, tmp_path: Path, name: str):
+def test_rows(tiny_config, tiny_data: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]):
     config = tiny_config(name=name)
     setting = "supervised" if name.startswith("supv") else "weak"
     train = _row(f"{setting}/train/float32", config, tiny_data, trace=str(tmp_path / "trace.json"))
-    evaluation = _row(f"{setting}/eval/authors", config, tiny_data)
+    assert not capsys.readouterr().out
+    evaluation = _row(f"{setting}/eval/authors", config, tiny_data, profile=True)
+    assert "aten::addmm" in capsys.readouterr().out
     assert train.flops > 2 * evaluation.flops > 0
     for row in (train, evaluation):
         assert row.steps == 2
@@ -123,6 +125,7 @@ def test_two_configs_of_one_supervision_both_have_their_rows(tiny_config, tmp_pa
         (["--repeats", "0"], "at least 1 repeat"),
         (["--seconds", "nan"], "at least 1 repeat"),
         (["--trace", "t.json", "--rows", "*/data/*"], "--trace: profiles a train or eval row"),
+        (["--profile", "--rows", "*/data/*"], "--profile: profiles a train or eval row"),
         (["--rows", "*/data/host", "--data_root", "{folder}"], "1 of 1 rows could not be measured"),
         (
             ["--rows", "*/data/host", "--data_root", "{data}", "--config", "{wide}"],
