@@ -37,7 +37,7 @@ class Block(NamedTuple):
     states: str
 
 
-def hash_of(states: Iterable[State]) -> str:
+def hash_of(states: Iterable[State] | Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(list(states)).encode()).hexdigest()
 
 

@@ -43,7 +43,7 @@ def make_data_folder(
     """
     work = root / WORK
     with alone(make_folder(root)), writing(root):
-        if _is_made(root, plan):
+        if _is_made(root, plan, clips, reader):
             shutil.rmtree(work, ignore_errors=True)  # left by a process that was killed just before it ended
             return None
         make_folder(work)
@@ -61,15 +61,19 @@ def make_data_folder(
     return report
 
 
-def _is_made(root: Path, plan: dict[str, Any]) -> bool:
-    """Whether `root` holds what this plan makes, whole. Raises UserError where it holds other data."""
+def _is_made(root: Path, plan: dict[str, Any], clips: list[Clip], reader: Reader) -> bool:
+    """Whether `root` holds what this plan makes of these clips, whole. Raises UserError where it holds other data."""
     present = [name for name in (*files.EVERY_FILE, files.GENERATED) if (root / name).exists()]
     if not present or (root / WORK / "journal.jsonl").exists():
         return False
     made = read_json(root / RECORD) if (root / RECORD).exists() else {}
-    if isinstance(made, dict) and made.get("plan") == plan and files.VISUAL in present:
-        return True
-    raise UserError(f"{root}: holds {present[0]} already, of other data; choose another folder")
+    if not isinstance(made, dict) or made.get("plan") != plan or files.VISUAL not in present:
+        raise UserError(f"{root}: holds {present[0]} already, of other data; choose another folder")
+    blocks = (clips[start : start + BLOCK] for start in range(0, len(clips), BLOCK))
+    states = hash_of(hash_of(state for clip in block for state in reader.states(clip)) for block in blocks)
+    if made.get("states", states) != states:  # earlier versions didn't note them
+        raise UserError(f"{root}: was made of the clips' files as they were before; remove it to make it of these")
+    return True
 
 
 def _go_on(journal: Journal, clips: list[Clip], reader: Reader) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dataset import files
 from dataset.ingest.clips import DISAGREE
-from dataset.ingest.journal import Journal
+from dataset.ingest.journal import Journal, hash_of
 from dataset.ingest.table import Clip
 
 
@@ -19,6 +19,7 @@ class Report:
 
     def __init__(self, journal: Journal, clips: list[Clip], names: list[str]) -> None:
         self.layout, self.names = journal.layout, names
+        self.states = hash_of(block.states for block in journal.blocks)  # of the clips' files
         self.listed = Counter(clip.split for clip in clips)
         self.kept = [clips[position] for block in journal.blocks for position, _ in block.kept]
         self.left_out: dict[str, list[str]] = {}  # reason -> ids
@@ -30,7 +31,13 @@ class Report:
 
     def record(self, plan: dict[str, Any]) -> str:
         """The content of `ingest.json`: the plan, and the ids of the clips that aren't as the others."""
-        content = {"plan": plan, "listed": dict(self.listed), "left_out": self.left_out, "notes": self.notes}
+        content = {
+            "plan": plan,
+            "states": self.states,
+            "listed": dict(self.listed),
+            "left_out": self.left_out,
+            "notes": self.notes,
+        }
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def lines(self, root: Path) -> Iterator[str]:

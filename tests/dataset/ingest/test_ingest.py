@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -239,6 +240,12 @@ def test_a_second_run_makes_nothing_anew_and_leaves_other_data_alone(clips, name
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
     assert run(tmp_path / "data", *arguments) == 0
     assert "already holds these data" in capsys.readouterr().out
+    a_file = next((tmp_path / "from" / "audio").iterdir())
+    state = a_file.stat()
+    os.utime(a_file, ns=(0, 0))
+    assert run(tmp_path / "data", *arguments) == 2
+    assert "was made of the clips' files as they were before; remove it" in capsys.readouterr().err
+    os.utime(a_file, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert run(tmp_path / "data", *arguments, "--dtype", "float16") == 2
     assert "holds visual_feature.h5 already, of other data" in capsys.readouterr().err
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()} == before
