@@ -15,7 +15,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import psutil
 
 from dataset import files
 from utils.base.errors import EXIT_CLOSED_PIPE, EXIT_INTERRUPTED
@@ -202,11 +201,6 @@ def limit_descriptors(draw: random.Random) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
-def limit_memory(draw: random.Random) -> None:
-    most = psutil.Process().memory_info().vms + draw.choice([0, 20, 100, 400]) * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
-
-
 def set_the_clock_back(draw: random.Random) -> None:
     now, seconds = time.time, draw.choice([100, 10**7])
     time.time = lambda: now() - seconds
@@ -252,7 +246,6 @@ PROCESS_CHANGES: dict[str, tuple[Callable[[random.Random], object], set[int]]] =
     "no home": (lambda draw: os.environ.pop("HOME", None), {0, 2}),
     "a home that isn't there": (lambda draw: os.environ.update(HOME="/nowhere"), {0, 2}),
     "warnings that are errors": (lambda draw: warnings.simplefilter("error"), {0, 2}),
-    "little memory": (limit_memory, {0, 2}),
     "a clock that was set back": (set_the_clock_back, {0, 2}),
     "nothing may be written": (forbid_writing, {0, 2}),
 }
