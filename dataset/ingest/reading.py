@@ -102,6 +102,8 @@ def _members(content: bytes, ending: str) -> dict[str, bytes]:
         ]
         if sum(info.file_size for info in wanted) > LIMIT:  # zipfile reads no more than what is said here
             raise Refused(_TOO_LARGE)
+        if any(info.flag_bits & 1 for info in wanted):
+            raise Refused("is an encrypted archive; unpack it by its password, and pack it without one")
         return {info.filename: file.read(info) for info in wanted}
 
 

@@ -63,6 +63,14 @@ def content(name: str, value: bytes) -> Change:
     return lambda folder: (folder / name).write_bytes(value)
 
 
+def marked(value: bytes, local: int, central: int) -> bytes:
+    """A zip with another field in its two headers, at these distances from their beginnings."""
+    archive = zipped(b"", "a.pkl")
+    for place in (archive.index(b"PK\3\4") + local, archive.index(b"PK\1\2") + central):
+        archive = archive[:place] + value + archive[place + len(value) :]
+    return archive
+
+
 def array(name: str, value: object) -> Change:
     return lambda folder: np.save(folder / name, value)
 
@@ -167,6 +175,8 @@ case("two pickles in a zip", "vggsound-avel", lambda folder: zipfile.ZipFile(fol
      "c3.zip: is a zip with 2 .pkl files")  # fmt: skip
 case("no pickle in a zip", "vggsound-avel", content(ZIP, zipped(b"", "a.txt")), "c3.zip: is a zip with 0 .pkl files")
 case("no zip", "vggsound-avel", content(ZIP, b"PK"), "c3.zip: is damaged, or no .zip file (BadZipFile")
+case("an encrypted zip", "vggsound-avel", content(ZIP, marked(b"\1\0", 6, 8)), "c3.zip: is an encrypted archive")
+case("a zip packed by deflate64", "vggsound-avel", content(ZIP, marked(b"\t\0", 8, 10)), "method is not supported")
 case("a zip bomb", "vggsound-avel", content(ZIP, zipped(bytes(300 * 2**20), "a.pkl")), "more than 256 MiB")
 case("code in a zip", "vggsound-avel", lambda folder: (folder / ZIP).write_bytes(
     zipped(pickle.dumps(Code(folder / "canary"), 0), "a.pkl")
