@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from dataset.extract import decoding
 from dataset.extract.features import Features, Recipe
 from utils.base.atomic import atomic_path, inside
+from utils.base.errors import UserError
 
 
 class ClipStore:
@@ -35,7 +36,7 @@ class ClipStore:
                 return False
             with np.load(path) as stored:
                 return str(stored["origin"]) == self._origin(video)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except Exception:  # a damaged file makes NumPy's and Python's readers fail in any way
             return False
 
     def save(
@@ -47,18 +48,29 @@ class ClipStore:
             np.savez(file, **features._asdict(), **{name: np.array(text, str) for name, text in texts.items()})
 
     def load(self, id: str) -> Features:
-        with np.load(self._path(id)) as stored:
+        with self._reading(id) as stored:
             return Features(stored["visual"], stored["audio"])
 
     def notes(self, id: str) -> list[str]:
         """What was unusual about the clip's video."""
-        with np.load(self._path(id)) as stored:
+        with self._reading(id) as stored:
             return stored["notes"].tolist()
 
     def made_with(self, id: str) -> dict[str, Any]:
         """What made the clip's features (see `dataset.made_with`)."""
-        with np.load(self._path(id)) as stored:
+        with self._reading(id) as stored:
             return json.loads(str(stored["made_with"]))
+
+    @contextlib.contextmanager
+    def _reading(self, id: str) -> Iterator[Mapping[str, np.ndarray]]:
+        """A clip's file for the block. Raises UserError where it is damaged: `holds` reads a part of it."""
+        try:
+            with np.load(self._path(id)) as stored:
+                yield stored
+        except OSError:
+            raise
+        except Exception as error:  # as in `holds`
+            raise UserError(f"{self._path(id)}: is damaged; remove it, and the same command makes it again") from error
 
     def _path(self, id: str) -> Path:
         return inside(self.folder, f"{id}.npz")

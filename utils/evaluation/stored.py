@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NotRequired
 
@@ -112,7 +113,7 @@ def read(folder: Path) -> Stored:
             if (folder / ATTENTION).exists():
                 require_file(folder / ATTENTION)
                 attention = np.lib.format.open_memmap(folder / ATTENTION, "r")
-    except ValueError as error:
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:  # the last two are NumPy's, of a header
         raise UserError(f"{folder}: its files are damaged ({error}); {_AGAIN}") from error
     if len(clips) != metrics["clips"]:
         raise UserError(

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import zipfile
 from fractions import Fraction
 
 import h5py
@@ -246,6 +247,19 @@ def test_a_changed_video_or_setting_or_a_damaged_clip_is_done_again(tmp_path, vi
     assert extract_command.main([str(videos), "--to", str(root), "--seconds", "5", "--weights", "generated"]) == 0
     assert QuickExtractor.made == 8
     assert read(root, files.VISUAL).shape[1] == 5
+
+
+def test_a_clip_whose_features_are_damaged_is_named(tmp_path, videos, quick, capsys):
+    root = tmp_path / "out"
+    assert run(videos, "--to", root) == 0
+    path = root / "clips" / "b.npz"
+    with zipfile.ZipFile(path) as file:
+        place = file.getinfo("visual.npy").header_offset + 300
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x55
+    path.write_bytes(content)
+    assert run(videos, "--to", root) == 2
+    assert "b.npz: is damaged; remove it, and the same command makes it again" in capsys.readouterr().err
 
 
 def test_decoding_ahead_keeps_the_order_and_is_bounded(videos, monkeypatch):
