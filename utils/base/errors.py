@@ -88,9 +88,10 @@ def command(main: Callable[..., None]) -> Callable[..., int]:
                     signal.signal(signal.SIGINT, signal.SIG_DFL)
                 code, said = EXIT_INTERRUPTED, str(stop) or "interrupted"
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+                no_thread = str(error) == "can't start new thread"
+                if not no_thread and not is_out_of_memory(error):
                     raise
-                code, said = EXIT_USER_ERROR, _OUT_OF_MEMORY
+                code, said = EXIT_USER_ERROR, _NO_THREAD if no_thread else _OUT_OF_MEMORY
             except OutputLost:
                 code = EXIT_CLOSED_PIPE
             except OSError as error:  # of the surroundings, at a place where nobody expected it
@@ -120,6 +121,7 @@ def _refusal(error: OSError) -> str:
     return f"{what}: cannot be used ({error.strerror}); {fix.get(error.errno) or _FIXES.get(error.errno, 'mend that')}"
 
 
+_NO_THREAD = "error: no thread could be started; raise the limits (ulimit -u, ulimit -v) or end other programs"
 _OUT_OF_MEMORY = (
     "error: out of memory; end other programs or ask for less: for a training that is data.placement = "
     '"stream", smaller batches or a narrower network'

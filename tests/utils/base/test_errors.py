@@ -50,3 +50,12 @@ def test_an_error_of_the_program_keeps_its_traceback(error):
 
     with pytest.raises(type(error)):
         main()
+
+
+def test_a_thread_that_cannot_be_started_is_one_line(capsys):
+    @command
+    def main() -> None:
+        raise RuntimeError("can't start new thread")
+
+    assert main() == 2
+    assert capsys.readouterr().err.startswith("error: no thread could be started; raise the limits (ulimit -u")
