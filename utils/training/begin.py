@@ -17,7 +17,7 @@ from utils.base.paths import project_path
 from utils.config.settings import Config, DataSettings
 from utils.training import launching
 from utils.training.randomness import seed_everything
-from utils.training.record import log_to_terminal
+from utils.training.record import log_from, log_to_terminal
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def begin(config: Config, gpu: str | None) -> Iterator[torch.device]:
     device, where = choose_device(gpu)
     processes.join(device)
     if processes.rank() > 0:
-        logging.getLogger().setLevel(logging.WARNING)
+        log_from(logging.WARNING)
     _log.info(where)
     if processes.local_rank() == 0:
         generate_once(config.data)

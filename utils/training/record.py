@@ -33,9 +33,15 @@ _log = logging.getLogger(__name__)
 def log_to_terminal() -> None:
     """Send the project's messages to standard output."""
     threading.excepthook = _say_thread_failed
-    root = logging.getLogger()
-    root.handlers[:] = [MessageHandler(sys.stdout)]
-    root.setLevel(logging.INFO)
+    logging.getLogger().handlers[:] = [MessageHandler(sys.stdout)]
+    log_from(logging.INFO)
+
+
+def log_from(level: int) -> None:
+    """Log the project's messages from this level on; a library's from warnings on, whatever it wants to tell."""
+    logging.getLogger().setLevel(logging.WARNING)
+    for package in ("dataset", "utils"):
+        logging.getLogger(package).setLevel(level)
 
 
 def _say_thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -68,14 +69,24 @@ def test_a_message_that_cannot_be_logged_ends_the_command(capfd):
     @command
     def main() -> None:
         log_to_terminal()
-        import logging
-
-        logging.getLogger("x").info("lost")
+        logging.getLogger("utils.x").info("lost")
         pytest.fail("went on")
 
     assert outcome(main, closed_pipe()) == EXIT_CLOSED_PIPE
     assert outcome(main, full_disk()) == 2
     assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_what_a_library_wants_to_tell_is_not_printed_but_its_warnings_are(capsys):
+    @command
+    def main() -> None:
+        log_to_terminal()
+        for name in ("matplotlib.font_manager", "utils.x"):
+            logging.getLogger(name).info("%s tells", name)
+            logging.getLogger(name).warning("%s warns", name)
+
+    main()
+    assert capsys.readouterr().out == "matplotlib.font_manager warns\nutils.x tells\nutils.x warns\n"
 
 
 def test_a_long_run_is_asked_to_stop_once(capfd):
