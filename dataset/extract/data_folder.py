@@ -179,8 +179,9 @@ def _refuse_other_folder(root: Path, plan: Plan) -> None:
                 f"another folder"
             )
         return
-    for name in (*files.FEATURES, files.LABELS, files.NOISY_LABELS, files.ANNOTATIONS):
-        if (root / name).exists():
+    for name in (*files.EVERY_FILE, files.GENERATED):
+        made_by_hand = name in files.ORDERS or name == files.CATEGORIES  # which splits, and how categories are numbered
+        if not made_by_hand and (root / name).exists():
             raise UserError(f"{root / name}: is there already and not from this command; choose another folder")
 
 

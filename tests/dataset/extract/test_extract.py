@@ -311,9 +311,10 @@ def mistakes(tmp_path, videos, annotations):
     unknown.write_text("Dog&x&good&0&2\n")
     empty = tmp_path / "empty"
     empty.mkdir()
-    foreign = tmp_path / "ave"
-    foreign.mkdir()
-    (foreign / files.VISUAL).write_bytes(b"7.7 GB that took a night to download")
+    foreign = {name: tmp_path / f"with {name}" for name in (files.VISUAL, files.CLIP_LABELS, files.GENERATED)}
+    for name, folder in foreign.items():
+        folder.mkdir()
+        (folder / name).write_bytes(b"7.7 GB that took a night to download")
     out = ["--to", tmp_path / "out"]
     both = tmp_path / "both.txt"
     both.write_text(LINES + "Background&b&good&0&4\n")
@@ -334,7 +335,10 @@ def mistakes(tmp_path, videos, annotations):
         ([videos, *with_lines, "--background", videos / "c.mp4"], "has an event of c (Dog)"),
         ([videos, *with_lines, "--background", videos / "broken.mp4"], "none of the 1 background-only videos"),
         ([videos / "c.mp4", *out, "--background", videos / "a.mp4"], "--background needs --annotations"),
-        ([videos, "--to", foreign], "is there already and not from this command"),
+        *(
+            ([videos, "--to", folder], f"{name}: is there already and not from this command")
+            for name, folder in foreign.items()
+        ),
         ([videos, *out, "--workers", "0"], "--workers 0"),
         ([videos, *out, "--batch_size", "0"], "--batch_size 0"),
     ]
@@ -347,7 +351,7 @@ def test_mistakes_are_one_line_that_says_how_to_mend_them(tmp_path, videos, anno
         assert message in error
         assert error.startswith("error: ")
         assert error.count("\n") == 1
-    assert (tmp_path / "ave" / files.VISUAL).read_bytes().startswith(b"7.7 GB")
+    assert (tmp_path / f"with {files.VISUAL}" / files.VISUAL).read_bytes().startswith(b"7.7 GB")
 
 
 def test_annotations_once_given_are_asked_for_again(tmp_path, videos, annotations, quick, capsys):
