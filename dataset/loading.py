@@ -214,6 +214,7 @@ class StreamedBatches(Batches):
             for v, a, (clips, weight) in zip(visual.split(sizes), audio.split(sizes), pool, strict=True):
                 # Copies, so that no batch on its way keeps the whole pool in memory.
                 yield Batch(v.clone(), a.clone(), labels[clips], clips, weight)
+            del visual, audio, v, a  # now: once the next pool is taken, the one after it is read
 
     def _read_pool(self, pool: list[tuple[Tensor, float]]) -> tuple[Tensor, Tensor, list[tuple[Tensor, float]]]:
         clips = torch.cat([clips for clips, _ in pool])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import shutil
-import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import h5py
@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import TINY_MODEL
 
-from dataset import files, loading
+from dataset import files, loading, prefetch
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.loading import (
     Batch,
@@ -166,9 +166,16 @@ def test_streaming_holds_two_pools_at_most(tiny_data: Path, monkeypatch: pytest.
         weakref.finalize(array, gone)
         return torch.from_numpy(array), *rest
 
+    class Prompt(ThreadPoolExecutor):
+        def submit(self, *job):
+            submitted = super().submit(*job)
+            wait([submitted])  # the reader gets as far ahead as it may
+            return submitted
+
     monkeypatch.setattr(batches, "_read_pool", counted)
+    monkeypatch.setattr(prefetch, "ThreadPoolExecutor", Prompt)
     for _ in batches.epoch(1):
-        time.sleep(0.02)  # the reader gets as far ahead as it may
+        pass
     assert read == -(-len(batches) // (batches.pool_clips // batches.batch_size)) > 2
     assert most == 2
     assert alive == 0
