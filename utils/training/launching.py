@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
@@ -70,7 +72,11 @@ def launch(processes: int) -> int:
 
 def share_of_cores(processes: int) -> dict[str, str]:
     """What to add to the environment of each of some processes, so that together they don't use a core twice."""
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))}
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if re.match(r"\s*0*[1-9]", said):
+        return {"OMP_NUM_THREADS": said}
+    # OpenMP takes anything else, 0 too, for nothing said; torch has as many threads as cores that it may use.
+    return {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))}
 
 
 class _Stop:

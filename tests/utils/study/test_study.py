@@ -10,6 +10,7 @@ import sys
 
 import h5py
 import pytest
+import torch
 from helpers_bad import one_line, refused
 from helpers_runs import pretend
 
@@ -77,14 +78,17 @@ def test_results_of_other_settings_are_refused(write_study):
         result_of(run)
 
 
-def test_runs_side_by_side_share_the_cores(write_study, monkeypatch):
+@pytest.mark.parametrize(("said", "threads"), [(None, 4), ("0", 4), ("all", 4), ("", 4), ("3", 3), ("16,2", "16,2")])
+def test_runs_side_by_side_share_the_cores(write_study, monkeypatch, said, threads):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     run = Study(write_study()).runs[0]
     run.out.parent.mkdir(parents=True)
     asked = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
     assert Job([], None, share_of_cores(2), submitted=0.0)._call(run, asked) == 0
-    assert run.out.read_text() == "4\n"
+    assert run.out.read_text() == f"{threads}\n"
 
 
 def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, monkeypatch):
