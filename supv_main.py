@@ -1,6 +1,9 @@
 """Fully supervised: train on segment labels, or evaluate a checkpoint."""
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -P and PYTHONSAFEPATH leave out
 
 from utils.base.errors import command
 from utils.config.command_line import parse

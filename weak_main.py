@@ -2,6 +2,9 @@
 
 import sys
 from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -P and PYTHONSAFEPATH leave out
 
 from utils.base.errors import command
 from utils.config.command_line import parse

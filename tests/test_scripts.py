@@ -116,7 +116,7 @@ def test_leaked_clips_are_left_out(tiny_config, tiny_data, tmp_path, capsys):
     assert "2 clips whose video is also in the training split" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["-m dataset.check", "-m utils.benchmark", "supv_main.py", "weak_main.py"])
+@pytest.mark.parametrize("command", ["-m dataset.check", "-m utils.benchmark", "-P supv_main.py", "-P weak_main.py"])
 def test_a_python_without_the_packages_is_told_so(command):
     run = subprocess.run([sys.executable, "-S", *command.split()], cwd=ROOT, env={}, capture_output=True, text=True)
     assert run.returncode == 2
