@@ -21,6 +21,8 @@ from utils.base.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MOST_BYTES = 2**30  # of a text file: the predictions of a million clips have half of that
+
 # The longer marks come first: UTF-32's begins with UTF-16's.
 _OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -55,12 +57,22 @@ def require_file(path: str | os.PathLike, kind: str = "file", advice: str = "che
         raise UserError(f"{path}: is a pipe or a device, not a {kind}; name a file that lies on a disk")
 
 
+def require_text_file(path: str | os.PathLike, kind: str = "file", advice: str = "check its name") -> None:
+    """Raise UserError as `require_file`, and for a file too large to be one of text, before it fills the memory."""
+    require_file(path, kind, advice)
+    with reading(path):
+        size = os.path.getsize(path)
+    if size > MOST_BYTES:
+        sizes = f"is {size / 2**30:.1f} GiB, and a text file has {MOST_BYTES / 2**30:g} GiB at most here"
+        raise UserError(f"{path}: {sizes}; check its name")
+
+
 def read_text(path: str | os.PathLike, kind: str = "file", advice: str = "check its name") -> str:
     """The text of a file, without byte-order marks, each line ended by a newline character alone.
 
-    Raises UserError for what isn't a file (see `require_file`), can't be read, or isn't UTF-8.
+    Raises UserError for what isn't a file, or is too large (see `require_text_file`), can't be read, or isn't UTF-8.
     """
-    require_file(path, kind, advice)
+    require_text_file(path, kind, advice)
     with reading(path):
         content = Path(path).read_bytes()
     for mark, encoding in _OTHER_MARKS.items():

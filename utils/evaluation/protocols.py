@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.base.errors import UserError
-from utils.base.text import reading, require_file
+from utils.base.text import reading, require_text_file
 
 EPOCHS = "metrics.jsonl"  # of a run folder
 CHANCE = (45.0, 55.0)  # an AUC between these, in percent, is that of a score which separates nothing
@@ -48,7 +48,7 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
     path = folder / EPOCHS
     if not os.path.lexists(path):  # a link to nowhere is refused, not taken for no file
         return []
-    require_file(path)
+    require_text_file(path)
     with reading(path):  # not by `read_text`: a machine that lost its power may leave anything at the file's end
         *lines, rest = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
     lines += [rest] if _epoch(rest) is not None else []

@@ -55,6 +55,11 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(3 * 2**30)  # takes no space on the disk
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -68,6 +73,7 @@ def pipe(path: Path) -> None:
         (lambda path: path.symlink_to(path.name), "cannot be read (Too many levels of symbolic links)"),
         (lambda path: path.mkdir(), "is a folder, not a thing"),
         (pipe, "is a pipe or a device, not a thing"),
+        (large, "is 3.0 GiB, and a text file has 1 GiB at most here; check its name"),
         (lambda path: path.symlink_to("/dev/zero"), "is a pipe or a device, not a thing"),
     ],
 )

@@ -89,6 +89,13 @@ def test_any_other_damage_is_named(line, tmp_path):
         protocols.read_epochs(tmp_path)
 
 
+def test_a_file_too_large_to_be_text_is_not_read(tmp_path):
+    with (tmp_path / protocols.EPOCHS).open("wb") as file:
+        file.truncate(3 * 2**30)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: is 3\.0 GiB"):
+        protocols.read_epochs(tmp_path)
+
+
 def test_a_run_whose_data_have_no_val_split(tiny_data, tiny_config, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(protocols, "CHANCE", (0.0, 100.0))
     folder = tmp_path / "data"
