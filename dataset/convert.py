@@ -22,13 +22,12 @@ from tqdm import tqdm
 from dataset import files
 from dataset.arrays import ArrayFile, array_file, cast, states_of
 from dataset.grids import Size
-from dataset.hdf5 import naming_refusal
 from dataset.writing import RowWriter, alone, bytes_of_file, size_of_file
 from utils.base.atomic import atomic_path, make_folder, require_free_space, require_no_obstacle
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
 from utils.base.paths import project_path
-from utils.base.text import require_file
+from utils.base.text import reading, require_file
 
 DTYPES = ("float32", "float16")
 # Attribute of a converted array: what it was made from, so that a second run knows its own work.
@@ -117,13 +116,13 @@ def _is_converted(source: ArrayFile, destination: Path, dtype: str) -> bool:
 def _copy(source: Path, destination: Path) -> None:
     """Copy a small file; UserError when another file of that name is in the way."""
     require_file(source)
-    with naming_refusal(source):
+    with reading(source):
         content = source.read_bytes()
     if source.suffix == ".h5" and (file := array_file(source)).values_in != source:
         content = bytes_of_file(source.name, file.read())  # a link may lead nowhere from another folder
     require_no_obstacle(destination)
     if destination.exists():
-        with naming_refusal(destination):
+        with reading(destination):
             same = destination.read_bytes() == content
         if not same:
             raise UserError(

@@ -18,9 +18,8 @@ from typing import Any
 
 from dataset import files
 from dataset.arrays import array_file
-from dataset.hdf5 import naming_refusal
 from utils.base import nested
-from utils.base.text import require_file
+from utils.base.text import reading, require_file
 
 WHOLE = 64 * 2**20
 STRIDE, BLOCK = 2**19, 2**12
@@ -79,7 +78,7 @@ def written_since(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[st
 
 def _content(path: Path) -> dict[str, Any]:
     require_file(path)
-    with naming_refusal(path), open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         state = os.fstat(file.fileno())
         if state.st_size <= WHOLE:
             return {"bytes": state.st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -10,7 +10,7 @@ import h5py
 
 from dataset import files
 from utils.base.errors import UserError
-from utils.base.text import require_file
+from utils.base.text import is_web_page, reading, require_file
 
 # What h5py raises for damaged content, depending on which bytes are wrong.
 _DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
@@ -22,7 +22,7 @@ def open_file(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except _DAMAGE as error:
-        with naming_refusal(path), open(path, "rb") as file:
+        with reading(path), open(path, "rb") as file:
             head = file.read(512)
         raise UserError(f"{path}: {_why_unreadable(path, head, error)}") from error
 
@@ -36,22 +36,6 @@ def naming_damage(path: Path, where: str = "") -> Iterator[None]:
         raise UserError(
             f"{path}: {where}breaks off while being read, its content is damaged; fetch or make the file again"
         ) from error
-
-
-@contextlib.contextmanager
-def naming_refusal(path: Path) -> Iterator[None]:
-    """Around calls of the operating system: its refusal to read a file becomes a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); change its permissions or copy it again"
-        ) from error
-
-
-def is_web_page(head: bytes) -> bool:
-    """Whether a file that begins with `head` is an HTML page, saved under another file's name."""
-    return head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
 def _why_unreadable(path: Path, head: bytes, error: Exception) -> str:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from dataset.arrays import ArrayFile, cast, states_of
-from dataset.hdf5 import naming_damage, naming_refusal, open_file
+from dataset.hdf5 import naming_damage, open_file
 from utils.base.errors import UserError
+from utils.base.text import reading
 
 
 class RowReader:
@@ -30,7 +31,7 @@ class RowReader:
             with naming_damage(file.path):
                 self._array = opened[file.key]
         else:
-            with naming_refusal(file.path):
+            with reading(file.path):
                 self._descriptor = os.open(file.values_in, os.O_RDONLY)
             self.close = weakref.finalize(self, os.close, self._descriptor)
         if states_of(file.path, file.values_in) != file.states:
@@ -70,7 +71,7 @@ class RowReader:
         """Read the bytes of a row, as they are in the file, into an array."""
         target, offset, done = memoryview(values).cast("B"), int(self.file.offsets[row]), 0
         while done < len(target):
-            with naming_refusal(self.file.path):
+            with reading(self.file.path):
                 count = os.preadv(self._descriptor, [target[done:]], offset + done)
             if count == 0:
                 raise UserError(f"{self.file.path}: breaks off in row {row}; fetch the file again")

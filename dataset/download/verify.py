@@ -13,9 +13,8 @@ import torch
 from dataset import files
 from dataset.arrays import array_file
 from dataset.check.scan import scan
-from dataset.hdf5 import is_web_page, naming_refusal
 from utils.base.errors import UserError
-from utils.base.text import require_file
+from utils.base.text import is_web_page, reading, require_file
 
 
 def require_kind(path: Path) -> None:
@@ -24,7 +23,7 @@ def require_kind(path: Path) -> None:
     A file is opened, not read, except for a checkpoint.
     """
     require_file(path)
-    with naming_refusal(path), open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         head = file.read(512)
     if path.suffix == ".h5":
         array_file(path)

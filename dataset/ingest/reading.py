@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from dataset.hdf5 import naming_refusal
 from dataset.ingest.pickles import Refused, unpickled
 from utils.base.errors import UserError
+from utils.base.text import reading
 
 LIMIT = 256 * 2**20  # bytes that the file of a clip may hold, unpacked: 16 times 100 frames of a 14 x 14 x 1024 grid
 
@@ -27,7 +27,7 @@ State = tuple[int, int] | None  # of a file: size and time of its last change; N
 
 def state_of(path: Path) -> State:
     """What differs once a file was changed; None for a missing file. Raises UserError for a pipe or a refused path."""
-    with naming_refusal(path):
+    with reading(path):
         try:
             found = os.stat(path)
         except FileNotFoundError:
@@ -43,7 +43,7 @@ def read_content(path: Path) -> Any:
     Raises UserError that names the file: code in it, damaged, too large, several files in a zip.
     """
     with naming(path):
-        with naming_refusal(path), open(path, "rb") as file:
+        with reading(path), open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > LIMIT:
                 raise Refused(_TOO_LARGE)
             content = file.read()

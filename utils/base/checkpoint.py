@@ -31,7 +31,7 @@ from utils.base import released
 from utils.base.atomic import atomic_path
 from utils.base.errors import UserError
 from utils.base.state_dicts import find_weights, require_dense
-from utils.base.text import reading, require_file
+from utils.base.text import is_web_page, reading, require_file
 
 FORMAT = "cmbs-1"
 LAST, BEST, BEST_VAL = "last.pth.tar", "best.pth.tar", "best-val.pth.tar"
@@ -182,7 +182,7 @@ def _check_sums(path: Path, head: bytes) -> None:
 def _why_unreadable(path: Path, size: int, head: bytes, error: Exception) -> str:
     if not head:
         return "is empty; use another checkpoint of the run"
-    if head.startswith((b"<!doctype", b"<html")):
+    if is_web_page(head):
         return "is an HTML page, not a checkpoint (Google Drive's quota page?); download it again"
     if isinstance(error, pickle.UnpicklingError) and (code := _code_in(path, error)):
         return f"holds code ({code}), which is not run; ask its author for a file with tensors only"

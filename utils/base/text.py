@@ -1,6 +1,7 @@
 """Text files as editors save them: UTF-8, with or without a byte-order mark, with any line ends.
 
-Every text file that this project reads is read here. `require_file` is for all other files too.
+Every text file that this project reads is read here. `require_file`, `reading` and `is_web_page` serve for all other
+files too.
 """
 
 from __future__ import annotations
@@ -147,6 +148,11 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         raise _unreadable(error.filename or path, error) from error
+
+
+def is_web_page(head: bytes) -> bool:
+    """Whether a file that begins with `head` is an HTML page, saved under another file's name."""
+    return head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
 def _unreadable(path: str | os.PathLike, error: OSError) -> UserError:
