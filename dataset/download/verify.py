@@ -8,11 +8,10 @@ import zipfile
 import zlib
 from pathlib import Path
 
-import torch
-
 from dataset import files
 from dataset.arrays import array_file
 from dataset.check.scan import scan
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import UserError
 from utils.base.text import is_web_page, reading, require_file
 
@@ -62,15 +61,12 @@ def blob_id(path: str | os.PathLike) -> str:
 
 
 def _checkpoint(path: Path) -> None:
-    """Raise UserError unless the file is a dict of tensors whose values are finite."""
+    """Raise UserError unless the file holds weights, all of them finite."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises nearly anything for a damaged file
-        raise UserError(f"{path}: is not a checkpoint that can be read ({str(error)[:80]}); fetch it again") from error
-    tensors = [value for value in state.values() if torch.is_tensor(value)] if isinstance(state, dict) else []
-    if not tensors:
-        raise UserError(f"{path}: holds no weights; fetch it again")
-    if not all(torch.isfinite(tensor).all() for tensor in tensors):
+        weights = Checkpoint.load(path).network
+    except UserError as error:
+        raise UserError(f"{path}: is not a checkpoint: it {str(error).removeprefix(f'{path}: ')}") from error
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
         raise UserError(f"{path}: holds NaN or infinity; fetch it again")
 
 
