@@ -130,6 +130,21 @@ def read_order(root: str | os.PathLike, split: str) -> np.ndarray:
     return order.astype(np.int64)
 
 
+def rows_of_split(root: str | os.PathLike, split: str, clips: float, counted: str) -> np.ndarray:
+    """Rows of a split, as `read_order`; at least one, and none beyond the clips that there are, else a UserError.
+
+    Args:
+        clips: how many there are; math.inf where nothing tells.
+        counted: in words, by which file, such as "labels.h5 describes".
+    """
+    path, rows = Path(root) / files.order_file(split), read_order(root, split)
+    if not rows.size:
+        raise UserError(f"{path}: lists no clip; {files.HOW_TO_GET_DATA}")
+    if rows.max() >= clips:
+        raise UserError(f"{path}: lists row {rows.max()}, but {counted} {clips} clips; {files.OTHER_DATA}")
+    return rows
+
+
 @functools.cache
 def say_once(message: str) -> None:
     """Log what holds for a whole folder once, although every split of a run opens it anew."""

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dataset import files, labels
-from dataset.arrays import ArrayFile, array_file, read_order
+from dataset.arrays import ArrayFile, array_file, rows_of_split
 from dataset.rows import RowReader
 from utils.base.errors import UserError
 
@@ -59,26 +59,19 @@ class AVEDataset(Dataset):
         self.root, self.split, self.dtype = Path(root), split, dtype
         self.sources = [feature_pair(self.root / files.VISUAL, self.root / files.AUDIO)]
         self._readers: tuple[int, list[list[RowReader]]] | None = None  # with the process that may use them
-        self.rows = read_order(self.root, split)
-        self.source_of = np.zeros_like(self.rows)
         clips = len(self.sources[0].visual)
-        if self.rows.size == 0:
-            raise UserError(f"{self.root / files.order_file(split)}: lists no clip; {files.HOW_TO_GET_DATA}")
-        if self.rows.max() >= clips:
-            raise UserError(
-                f"{self.root / files.order_file(split)}: lists row {self.rows.max()}, but {files.VISUAL} has only "
-                f"{clips} clips; the files belong to different data sets"
-            )
+        self.rows = rows_of_split(self.root, split, clips, f"{files.VISUAL} has only")
+        self.source_of = np.zeros_like(self.rows)
         every_label = self._labels()
         if every_label.shape[0] != clips:
             raise UserError(
                 f"{self.root}: the labels describe {every_label.shape[0]} clips, but {files.VISUAL} has {clips}; "
-                f"the files belong to different data sets"
+                f"{files.OTHER_DATA}"
             )
         if every_label.ndim == 3 and every_label.shape[1] != self.segments:
             raise UserError(
                 f"{self.root}: the labels have {every_label.shape[1]} segments a clip, but {files.VISUAL} has "
-                f"{self.segments}; the files belong to different data sets"
+                f"{self.segments}; {files.OTHER_DATA}"
             )
         self.labels = every_label[self.rows]
 
@@ -157,10 +150,7 @@ class WeakAVEDataset(AVEDataset):
         background = feature_pair(self.root / files.NOISY_VISUAL, self.root / files.NOISY_AUDIO)
         for file, other in zip(background, self.sources[0], strict=True):
             if file.shape[1:] != other.shape[1:]:
-                raise UserError(
-                    f"{file.path}: its clips have another shape than the other clips; "
-                    f"the files belong to different data sets"
-                )
+                raise UserError(f"{file.path}: its clips have another shape than the other clips; {files.OTHER_DATA}")
         clips = len(background.visual)
         noisy_labels = array_file(self.root / files.NOISY_LABELS).read().astype(np.float32)
         if noisy_labels.shape != (clips, self.labels.shape[-1]):

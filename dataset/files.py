@@ -81,6 +81,8 @@ HOW_TO_GET_DATA = (
     "or try the demo on generated data: `bash supv_train.sh --config configs/demo.json`"
 )
 
+OTHER_DATA = "the files belong to different data sets; put the files of one data set together"
+
 # Files whose dimensions count the same must agree on it.
 _DIMENSIONS = {
     VISUAL: ("clips", "segments a clip", "grid rows", "grid columns", "visual features"),

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset import files, labels
-from dataset.arrays import read_order
-from utils.base.errors import UserError
+from dataset.arrays import rows_of_split
 
 
 class TrivialAccuracies(NamedTuple):
@@ -57,30 +56,9 @@ def leaked_clips(root: str | os.PathLike, split: str = "test") -> np.ndarray:
     Such a clip shows the network pictures and sounds that it was trained on. Raises UserError without
     `Annotations.txt`, which alone knows the videos.
     """
-    rows = read_order(root, split)
-    ids = video_ids(root, max(rows, default=-1))
-    trained_on = {ids[row] for row in rows_in_range(root, "train", len(ids))}
+    ids = [annotation.id for annotation in labels.read_annotations(Path(root) / files.ANNOTATIONS)]
+    rows, train = (
+        rows_of_split(root, of_split, len(ids), f"{files.ANNOTATIONS} describes") for of_split in (split, "train")
+    )
+    trained_on = {ids[row] for row in train}
     return np.array([row for row in rows if ids[row] in trained_on], dtype=np.int64)
-
-
-def video_ids(root: str | os.PathLike, last_row: int) -> list[str]:
-    """The video of each clip of a data folder. Raises UserError where they are fewer than a split's rows."""
-    path = Path(root) / files.ANNOTATIONS
-    ids = [annotation.id for annotation in labels.read_annotations(path)]
-    if last_row >= len(ids):
-        raise UserError(
-            f"{path}: describes {len(ids)} clips, but a split lists row {last_row}; "
-            f"`python -m dataset.check --data_root {root}` says which files don't belong together"
-        )
-    return ids
-
-
-def rows_in_range(root: str | os.PathLike, split: str, clips: int) -> np.ndarray:
-    """Rows of a split, as `read_order`, none of them beyond the number of clips."""
-    rows = read_order(root, split)
-    if rows.size and rows.max() >= clips:
-        raise UserError(
-            f"{Path(root) / files.order_file(split)}: lists row {rows.max()}, but the labels describe {clips} clips; "
-            f"`python -m dataset.check --data_root {root}` says which files don't belong together"
-        )
-    return rows

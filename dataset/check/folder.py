@@ -8,13 +8,14 @@ files, so that other data sets in this format are held to the same rules. No fea
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 
 from dataset import files, labels
-from dataset.arrays import array_file, read_order
+from dataset.arrays import array_file, read_order, rows_of_split
 from dataset.check.file_report import FileReport
 from dataset.check.label_files import check_labels
 from dataset.grids import channels_seem_first
@@ -22,7 +23,6 @@ from dataset.official import fewer_clips
 from utils.base.errors import UserError
 
 TRAINED_WITH = ("train", "test")  # val, which only chooses an epoch, may be absent
-OTHER_DATA = "the files belong to different data sets; put the files of one data set together"
 
 
 def check_folder(root: str | os.PathLike, splits: tuple[str, ...] = TRAINED_WITH) -> dict[str, FileReport]:
@@ -129,7 +129,7 @@ class _Folder:
             for what, count in report.sizes.items():
                 agreed, other = first.setdefault(what, (count, name))
                 if count != agreed:
-                    report.problem(f"has {count} {what}, but {other} has {agreed}; {OTHER_DATA}")
+                    report.problem(f"has {count} {what}, but {other} has {agreed}; {files.OTHER_DATA}")
         segments, name = first.get("segments a clip", (labels.MINIMUM_SEGMENTS, ""))
         if segments < labels.MINIMUM_SEGMENTS:
             self.reports[name].problem(
@@ -140,8 +140,12 @@ class _Folder:
 
     def _check_splits(self) -> None:
         orders = {name: self.arrays[name] for name in files.ORDERS if name in self.arrays}
-        for name, rows in orders.items():
-            self._check_rows(self.reports[name], rows)
+        clips, counting = self.sizes.get("clips", (math.inf, ""))
+        for split, name in zip(files.SPLITS, files.ORDERS, strict=True):
+            if name in orders:
+                with self.reports[name].noting_errors():
+                    rows_of_split(self.root, split, clips, f"{counting} has only")
+                self._check_no_row_twice(self.reports[name], orders[name])
         for (other, others), (name, rows) in itertools.combinations(orders.items(), 2):
             shared = np.intersect1d(rows, others)
             if shared.size:
@@ -154,13 +158,7 @@ class _Folder:
                 if files.order_file(split) in orders and (fewer := fewer_clips(self.root, [split])):
                     self.reports[files.order_file(split)].notes.append(fewer)
 
-    def _check_rows(self, report: FileReport, rows: np.ndarray) -> None:
-        if rows.size == 0:
-            report.problem(f"lists no clip; {files.HOW_TO_GET_DATA}")
-            return
-        clips = self.sizes.get("clips")
-        if clips is not None and rows.max() >= clips[0]:
-            report.problem(f"lists row {rows.max()}, but {clips[1]} has only {clips[0]} clips; {OTHER_DATA}")
+    def _check_no_row_twice(self, report: FileReport, rows: np.ndarray) -> None:
         values, counts = np.unique(rows, return_counts=True)
         if (counts > 1).any():
             repeated = values[counts > 1]

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset import files, labels
-from dataset.trivial import TrivialAccuracies, rows_in_range, trivial_accuracies, video_ids
+from dataset.arrays import rows_of_split
+from dataset.trivial import TrivialAccuracies, trivial_accuracies
 from utils.base.errors import UserError
 
 
@@ -73,14 +74,15 @@ def folder_statistics(root: str | os.PathLike) -> FolderStatistics:
     splits = [split for split in files.SPLITS if (root / files.order_file(split)).exists()]
     if not splits:
         raise UserError(f"{root}: has no split file such as {files.order_file('train')}; {files.HOW_TO_GET_DATA}")
-    rows = {split: rows_in_range(root, split, len(every_label)) for split in splits}
-    if empty := [split for split in splits if not rows[split].size]:
-        raise UserError(f"{root / files.order_file(empty[0])}: lists no clip; {files.HOW_TO_GET_DATA}")
+    rows = {split: rows_of_split(root, split, len(every_label), "the labels describe") for split in splits}
     every_clip_label = _clip_labels(root, every_label)
     segment_labels = {split: every_label[rows[split]] for split in splits}
     clip_labels = {split: every_clip_label[rows[split]] for split in splits}
     names = labels.clip_names(root, every_label.shape[-1] - 1)
-    videos = _videos(video_ids(root, len(every_label) - 1), rows) if names.ids is not None else None
+    videos = None
+    if names.ids is not None:
+        described = f"{files.ANNOTATIONS} describes"
+        videos = _videos(names.ids, {split: rows_of_split(root, split, len(names.ids), described) for split in splits})
     trivial = {split: trivial_accuracies(segment_labels[split], clip_labels.get("train")) for split in splits}
     return FolderStatistics(root, names.categories, segment_labels, clip_labels, trivial, videos)
 
