@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any
 
-import annotated_types as at
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from model import NETWORKS
@@ -113,37 +111,36 @@ def _json(value: Any) -> str:
 
 
 def _values(field: FieldInfo) -> str:
-    return _described(field.annotation, field.metadata)
+    return _described(TypeAdapter(Annotated[field.annotation, field]).json_schema())
 
 
-def _described(kind: Any, metadata: Sequence[Any] = ()) -> str:
-    """The values that a type and its limits allow, in words."""
-    options, origin = get_args(kind), get_origin(kind)
-    if origin is Annotated:
-        limits = [part for item in options[1:] for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
-        return _described(options[0], [*limits, *metadata])
-    if origin in (Union, UnionType):
-        return " or ".join(_described(option, metadata) for option in options)
-    if origin is Literal:
-        return ", ".join(_json(option) for option in options)
-    if origin is list:
-        lengths = [item.min_length for item in metadata if isinstance(item, at.MinLen)]
-        return f"list of {lengths[0] if lengths else ''} [{_described(options[0])}]".replace("  ", " ")
-    if origin is dict:
-        return f"object of [{_described(options[1])}]"
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return "object"
-    names = {bool: "`true`, `false`", str: "text", type(None): "`null`", int: "whole number", float: "number"}
-    return " ".join([names[kind], *_limits(metadata)])
+def _described(schema: dict[str, Any]) -> str:
+    """The values that a JSON schema allows, in words."""
+    if "anyOf" in schema:
+        return " or ".join(map(_described, schema["anyOf"]))
+    if "const" in schema or "enum" in schema:
+        return ", ".join(map(_json, schema.get("enum", [schema.get("const")])))
+    if schema.get("type") == "array":
+        length = f" {schema['minItems']}" if "minItems" in schema else ""
+        return f"list of{length} [{_described(schema['items'])}]"
+    if "$ref" in schema or schema["type"] == "object":
+        values = schema.get("additionalProperties")  # false in a class of settings
+        return f"object of [{_described(values)}]" if values else "object"
+    limits = [f"{words} {schema[key]:g}" for key, words in _LIMITS.items() if schema.get(key, _LARGE) < _LARGE]
+    return f"{_TYPES[schema['type']]} {', '.join(limits)}".rstrip()
 
 
-def _limits(metadata: Sequence[Any]) -> list[str]:
-    words = []
-    for item in metadata:
-        if isinstance(item, at.MultipleOf):
-            words.append(f"divisible by {item.multiple_of}")
-        for name, text in (("gt", "> "), ("ge", "≥ "), ("lt", "< "), ("le", "≤ ")):
-            limit = getattr(item, name, None)
-            if limit is not None and limit < _LARGE:
-                words.append(f"{text}{limit:g}")
-    return [", ".join(words)] if words else []
+_TYPES = {
+    "boolean": "`true`, `false`",
+    "string": "text",
+    "null": "`null`",
+    "integer": "whole number",
+    "number": "number",
+}
+_LIMITS = {
+    "exclusiveMinimum": ">",
+    "minimum": "≥",
+    "exclusiveMaximum": "<",
+    "maximum": "≤",
+    "multipleOf": "divisible by",
+}
