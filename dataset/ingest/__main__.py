@@ -84,11 +84,10 @@ def _form(args: argparse.Namespace) -> Form:
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     form = _form(args)
-    from dataset.ingest import plan
     from dataset.ingest.make import make_data_folder
+    from dataset.ingest.plan import read_plan
 
-    clips, names, reader, decides = plan.read_plan(args, form)
-    report = make_data_folder(args.to, clips, names, reader, decides, args.workers)
+    report = make_data_folder(args.to, read_plan(args, form), args.workers)
     if report is None:
         print(f"{args.to}: already holds these data; remove the folder to make them again")
     else:

@@ -9,16 +9,15 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from dataset import files
-from dataset.ingest.clips import Layout, Outcome, Reader
+from dataset.ingest.clips import Layout, Outcome
 from dataset.ingest.journal import Block, Journal, hash_of
+from dataset.ingest.plan import Plan
 from dataset.ingest.report import Report
-from dataset.ingest.table import Clip
 from dataset.prefetch import ahead
 from dataset.writing import RowWriter, alone, move_into, size_of_file, write_array
 from utils.base.atomic import make_folder, require_free_space, write_text, writing
@@ -30,76 +29,72 @@ WORK = ".ingest"
 BLOCK = 64  # clips between two points at which a killed run goes on: 64 MB of AVE's shape in float32
 
 
-def make_data_folder(
-    root: Path, clips: list[Clip], names: list[str], reader: Reader, plan: dict[str, Any], workers: int
-) -> Report | None:
+def make_data_folder(root: Path, plan: Plan, workers: int) -> Report | None:
     """Make the data folder `root`, or go on where an earlier run ended; None where the folder is already made.
-
-    Args:
-        plan: all that decides the result, besides the clips' files, whose states the journal keeps.
 
     Raises UserError for a clip's file that can't be used (what was done before it stays), for a folder that holds other
     data, no clip that can be used, a full disk, or while another command writes there.
     """
     work = root / WORK
     with alone(make_folder(root)), writing(root):
-        if _is_made(root, plan, clips, reader):
+        if _is_made(root, plan):
             shutil.rmtree(work, ignore_errors=True)  # left by a process that was killed just before it ended
             return None
         make_folder(work)
         if work.is_symlink():
             raise UserError(f"{work}: is a link to another folder; remove it")
-        journal = Journal(work / "journal.jsonl", plan)
+        journal = Journal(work / "journal.jsonl", plan.record)
         if not journal.finished:
-            _go_on(journal, clips, reader)
-            _read_all(work, journal, clips, reader, workers)
-        report = Report(journal, clips, names)
-        _write_small_files(work, journal, clips, names)
-        write_text(work / RECORD, report.record(plan))
+            _go_on(journal, plan)
+            _read_all(work, journal, plan, workers)
+        report = Report(journal, plan)
+        _write_small_files(work, journal, plan)
+        write_text(work / RECORD, report.record())
         move_into(work, root, RECORD)
         shutil.rmtree(work)
     return report
 
 
-def _is_made(root: Path, plan: dict[str, Any], clips: list[Clip], reader: Reader) -> bool:
+def _is_made(root: Path, plan: Plan) -> bool:
     """Whether `root` holds what this plan makes of these clips, whole. Raises UserError where it holds other data."""
     present = [name for name in (*files.EVERY_FILE, files.GENERATED) if (root / name).exists()]
     if not present or (root / WORK / "journal.jsonl").exists():
         return False
     made = read_json(root / RECORD) if (root / RECORD).exists() else {}
-    if not isinstance(made, dict) or made.get("plan") != plan or files.VISUAL not in present:
+    if not isinstance(made, dict) or made.get("plan") != plan.record or files.VISUAL not in present:
         raise UserError(f"{root}: holds {present[0]} already, of other data; choose another folder")
-    blocks = (clips[start : start + BLOCK] for start in range(0, len(clips), BLOCK))
-    states = hash_of(hash_of(state for clip in block for state in reader.states(clip)) for block in blocks)
+    states = hash_of(plan.states(start, start + BLOCK) for start in range(0, len(plan.clips), BLOCK))
     if made.get("states", states) != states:  # earlier versions didn't note them
         raise UserError(f"{root}: was made of the clips' files as they were before; remove it to make it of these")
     return True
 
 
-def _go_on(journal: Journal, clips: list[Clip], reader: Reader) -> None:
+def _go_on(journal: Journal, plan: Plan) -> None:
     """Take over the blocks whose clips' files are as they were; say so."""
     if journal.layout is None:
         return
     position, same = 0, 0
     for block in tqdm(journal.blocks, desc="looking for changes", unit="block", leave=False, disable=None):
-        part = clips[position : position + block.clips]
-        if hash_of(state for clip in part for state in reader.states(clip)) != block.states:
-            print(f"a file of the clips {part[0].id} to {part[-1].id} has changed: these and later ones are read again")
+        end = position + block.clips
+        if plan.states(position, end) != block.states:
+            first, last = plan.clips[position], plan.clips[end - 1]
+            print(f"a file of the clips {first.id} to {last.id} has changed: these and later ones are read again")
             break
-        position, same = position + block.clips, same + 1
+        position, same = end, same + 1
     journal.keep(same)
     if journal.clips:
-        print(f"going on after {journal.clips:,} of {len(clips):,} clips")
+        print(f"going on after {journal.clips:,} of {len(plan.clips):,} clips")
 
 
-def _read_all(work: Path, journal: Journal, clips: list[Clip], reader: Reader, workers: int) -> None:
+def _read_all(work: Path, journal: Journal, plan: Plan, workers: int) -> None:
     """Read every clip that isn't done yet and write its features; after each BLOCK clips the journal has them."""
+    clips = plan.clips
     if journal.layout is None:
-        journal.begin(_layout(clips, reader))
+        journal.begin(_layout(plan))
     layout, done, rows = journal.layout, journal.clips, journal.rows
     kinds = ((files.VISUAL, layout.visual, layout.visual_dtype), (files.AUDIO, layout.audio, layout.audio_dtype))
     require_free_space(work, sum(size_of_file((len(clips) - rows, *shape), dtype) for _, shape, dtype in kinds))
-    jobs = (functools.partial(reader.read, clip, layout) for clip in clips[done:])
+    jobs = (functools.partial(plan.reader.read, clip, layout) for clip in clips[done:])
     with (
         contextlib.ExitStack() as stack,
         tqdm(total=len(clips), initial=done, desc="ingesting", unit="clip", disable=None) as bar,
@@ -115,17 +110,17 @@ def _read_all(work: Path, journal: Journal, clips: list[Clip], reader: Reader, w
     journal.finish()
 
 
-def _layout(clips: list[Clip], reader: Reader) -> Layout:
+def _layout(plan: Plan) -> Layout:
     """The layout of the first clip that isn't left out. Raises UserError where all are."""
     reasons = Counter()
-    for clip in clips:
-        found = reader.layout(clip)
+    for clip in plan.clips:
+        found = plan.reader.layout(clip)
         if isinstance(found, Layout):
             return found
         reasons[found] += 1
     why = "; ".join(f"{count:,}: {reason}" for reason, count in reasons.items())
     raise UserError(
-        f"none of the {len(clips):,} clips can be used: {why}; look at the folders and the ids of the table"
+        f"none of the {len(plan.clips):,} clips can be used: {why}; look at the folders and the ids of the table"
     )
 
 
@@ -148,8 +143,9 @@ def _write(start: int, outcomes: Iterator[Outcome], writers: list[RowWriter], ba
     return block._replace(clips=position + 1 - start, states=hash_of(states))
 
 
-def _write_small_files(work: Path, journal: Journal, clips: list[Clip], names: list[str]) -> None:
+def _write_small_files(work: Path, journal: Journal, plan: Plan) -> None:
     """Write all but the features: labels, splits and names, a row at a time."""
+    clips, names = plan.clips, plan.names
     kept = [(clips[position], event) for block in journal.blocks for position, event in block.kept]
     write_text(work / files.CATEGORIES, "".join(f"{name}\n" for name in names))
     with open(work / files.ANNOTATIONS, "w", encoding="utf-8") as annotations:

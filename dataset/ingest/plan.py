@@ -1,32 +1,46 @@
-"""From the command line to what an ingest works on: the clips, the categories, and the folders of their files."""
+"""From the command line to the plan of an ingest: the clips, the categories, and the folders of their files."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from dataset.ingest.clips import AUDIO, LABELS, VISUAL, Reader, Source
 from dataset.ingest.forms import Form
+from dataset.ingest.journal import hash_of
 from dataset.ingest.table import Clip, Names, read_clips
 from utils.base.errors import UserError
 
 _VERSION = 1  # of what is made; raised when the same input gives another result than before
 
 
-def read_plan(args: argparse.Namespace, form: Form) -> tuple[list[Clip], list[str], Reader, dict[str, Any]]:
-    """The clips, the names of the categories, the reader of a clip's files, and the plan that the journal keeps.
+class Plan(NamedTuple):
+    """What an ingest works on: the clips of the table, the categories' names, and the reader of a clip's files.
 
-    Raises UserError for a table, names or folders that can't be used.
+    `record` is all that decides the result, besides the content of the clips' files; journal and `ingest.json` keep it.
     """
+
+    clips: list[Clip]
+    names: list[str]
+    reader: Reader
+    record: dict[str, Any]
+
+    def states(self, start: int, stop: int) -> str:
+        """A hash of the present states of the clips' files, from position `start` in the table up to `stop`."""
+        return hash_of(state for clip in self.clips[start:stop] for state in self.reader.states(clip))
+
+
+def read_plan(args: argparse.Namespace, form: Form) -> Plan:
+    """The plan of what the command line asks for. Raises UserError for a table, names or folders that can't be used."""
     numbering = Names(args.names)
     clips = read_clips(args.table, form, numbering)
     names = numbering.names()
     sources = _sources(args, form)
     grid = tuple(args.grid) if args.grid else None
     reader = Reader(form, sources, len(names), grid, args.dtype)
-    plan = {
+    record = {
         "version": _VERSION,
         "form": dataclasses.asdict(form),
         "table": hashlib.sha256("".join(repr(tuple(clip)) for clip in clips).encode()).hexdigest(),
@@ -35,7 +49,7 @@ def read_plan(args: argparse.Namespace, form: Form) -> tuple[list[Clip], list[st
         "dtype": args.dtype,
         "grid": args.grid,
     }
-    return clips, names, reader, plan
+    return Plan(clips, names, reader, record)
 
 
 def _sources(args: argparse.Namespace, form: Form) -> tuple[Source, ...]:

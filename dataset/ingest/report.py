@@ -6,19 +6,18 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dataset import files
 from dataset.ingest.clips import DISAGREE
 from dataset.ingest.journal import Journal, hash_of
-from dataset.ingest.table import Clip
+from dataset.ingest.plan import Plan
 
 
 class Report:
     """What became of the clips of a table, from the journal of an ingest that has ended."""
 
-    def __init__(self, journal: Journal, clips: list[Clip], names: list[str]) -> None:
-        self.layout, self.names = journal.layout, names
+    def __init__(self, journal: Journal, plan: Plan) -> None:
+        self.layout, self.plan, clips = journal.layout, plan, plan.clips
         self.states = hash_of(block.states for block in journal.blocks)  # of the clips' files
         self.listed = Counter(clip.split for clip in clips)
         self.kept = [clips[position] for block in journal.blocks for position, _ in block.kept]
@@ -29,10 +28,10 @@ class Report:
                 for position, text in said:
                     into.setdefault(text, []).append(clips[position].id)
 
-    def record(self, plan: dict[str, Any]) -> str:
+    def record(self) -> str:
         """The content of `ingest.json`: the plan, and the ids of the clips that aren't as the others."""
         content = {
-            "plan": plan,
+            "plan": self.plan.record,
             "states": self.states,
             "listed": dict(self.listed),
             "left_out": self.left_out,
@@ -53,9 +52,9 @@ class Report:
                 f"those on all of them"
             )
         seen = {clip.category for clip in self.kept}
-        without = [name for index, name in enumerate(self.names) if index not in seen]
+        without = [name for index, name in enumerate(self.plan.names) if index not in seen]
         some = f", {len(without)} of them without a clip (such as {without[0]})" if without else ""
-        yield f"categories: {len(self.names)}{some}"
+        yield f"categories: {len(self.plan.names)}{some}"
         for name, shape, dtype in (
             (files.VISUAL, self.layout.visual, self.layout.visual_dtype),
             (files.AUDIO, self.layout.audio, self.layout.audio_dtype),

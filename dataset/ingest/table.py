@@ -139,14 +139,14 @@ def read_table(path: Path, columns: list[str] | tuple[str, ...]) -> Iterator[tup
         if missing := [name for name in columns if header.count(name) != 1]:
             count = "several columns" if missing[0] in header else "no column"
             raise UserError(f"{path}: has {count} {missing[0]!r} (it has {', '.join(map(repr, header[:12]))})")
-        places = [header.index(name) for name in columns]
+        positions = [header.index(name) for name in columns]
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if not row:
                 continue
             if len(row) != len(header):
                 raise UserError(f"{where}: has {len(row)} fields, but the first line has {len(header)} columns")
-            fields = [row[place].strip() for place in places]
+            fields = [row[position].strip() for position in positions]
             if "" in fields:
                 raise UserError(f"{where}: its {columns[fields.index('')]!r} is empty")
             yield where, fields

@@ -18,6 +18,7 @@ from dataset import files, writing
 from dataset.arrays import array_file
 from dataset.ingest import __main__ as ingest
 from dataset.ingest import make
+from dataset.ingest.clips import Reader
 
 SHAPE = (4, 2, 2, 3)
 
@@ -71,10 +72,8 @@ def test_a_run_goes_on_at_its_last_block_and_reads_no_clip_again(source, tmp_pat
     to = tmp_path / "data"
     assert in_a_process(arguments, to, killed_at(70)) == -signal.SIGKILL
     read = []
-    real = make.Reader.read
-    monkeypatch.setattr(
-        make.Reader, "read", lambda self, clip, layout: read.append(clip.id) or real(self, clip, layout)
-    )
+    real = Reader.read
+    monkeypatch.setattr(Reader, "read", lambda self, clip, layout: read.append(clip.id) or real(self, clip, layout))
     assert ingest.main([*arguments, "--to", str(to)]) == 0
     assert "going on after 24 of 50 clips" in capsys.readouterr().out
     assert sorted(read) == [f"c{i}" for i in range(24, 50)]  # by several threads
