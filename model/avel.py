@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.avga import AudioGuidedVisualAttention, start_xavier
-from model.interface import Explanation, Network, Prediction, best_column, correct
+from model.interface import Explanation, Network, Prediction, best_column, correct, require_features
 from model.losses import ClipLoss, at_least_float32, weights_of, with_total
 from model.settings import OneSizeSettings
 from model.temporal import AudioVisualLSTM
@@ -41,11 +41,13 @@ class Sequences(nn.Module):
 
     def __init__(self, settings: OneSizeSettings, xavier: bool = True) -> None:
         super().__init__()
+        self.settings = settings
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         self.attention = AudioGuidedVisualAttention(visual_dim, audio_dim, settings.grid, settings.segments, xavier)
         self.lstm = AudioVisualLSTM(audio_dim, visual_dim, d, d)
 
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        require_features(visual, audio, self.settings)
         attended, attention = self.attention(visual, audio)
         return *self.lstm(audio, attended), attention
 

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from model.attention import AudioGuidedAttention
 from model.blocks import in_blocks
 from model.dropout import Dropout
-from model.interface import Explanation, Network, Prediction, attention_map, correct, predict_events, spread_category
+from model.interface import (
+    Explanation,
+    Network,
+    Prediction,
+    attention_map,
+    correct,
+    predict_events,
+    require_features,
+    spread_category,
+)
 from model.losses import SupervisedLoss, WeakLoss
 from model.relation import AudioVisualFusion, CrossModalRelation
 from model.settings import SupervisedCMBSSettings, WeakCMBSSettings
@@ -65,6 +74,7 @@ class SupervisedCMBS(nn.Module):
 
     def __init__(self, settings: SupervisedCMBSSettings, relation_feedforward: int = 1024) -> None:
         super().__init__()
+        self.settings = settings
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         self.alpha, self.gamma = settings.alpha, settings.gamma
         self.time_level, self.event_level = settings.time_level, settings.event_level
@@ -103,6 +113,7 @@ class SupervisedCMBS(nn.Module):
         self, visual: Tensor, audio: Tensor
     ) -> tuple[Tensor, SupervisedOutput | SupervisedOutputAsWritten, Explanation]:
         """The whole computation: the fused features F [B, T, d], the output read off them, and the explanation."""
+        require_features(visual, audio, self.settings)
         visual, audio = _only(self.modalities, visual, audio)
 
         # 1. Audio-guided attention
@@ -181,6 +192,7 @@ class WeaklySupervisedCMBS(nn.Module):
 
     def __init__(self, settings: WeakCMBSSettings) -> None:
         super().__init__()
+        self.settings = settings
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         columns = settings.categories + 1
         self.alpha, self.gamma = settings.alpha, settings.gamma
@@ -208,6 +220,7 @@ class WeaklySupervisedCMBS(nn.Module):
         return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[WeakOutput, Explanation]:
+        require_features(visual, audio, self.settings)
         visual, audio = _only(self.modalities, visual, audio)
 
         # 1. Audio-guided attention

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.attention import AudioGuidedAttention
 from model.blocks import in_blocks
 from model.dropout import Dropout
-from model.interface import Explanation, Network, Prediction, attention_map, correct, predict_events
+from model.interface import Explanation, Network, Prediction, attention_map, correct, predict_events, require_features
 from model.losses import ClipLoss, EventLoss
 from model.relation import AudioVisualInteraction, CrossModalRelation
 from model.settings import CMRANSettings
@@ -50,6 +50,7 @@ class CMRAN(nn.Module):
 
     def __init__(self, settings: CMRANSettings, heads: int, columns: int) -> None:
         super().__init__()
+        self.settings = settings
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         self.visual_projection = nn.Linear(visual_dim, visual_dim)
         self.dropout = Dropout(0.2)
@@ -69,6 +70,8 @@ class CMRAN(nn.Module):
 
     def classify(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Explanation]:
         """Features -> event_logits [B, T], category_logits [B, columns], and where the network attended."""
+        require_features(visual, audio, self.settings)
+
         # 1. Audio-guided attention, of the cells as they are
         attended, attention = in_blocks(self.attend, visual, audio)
 

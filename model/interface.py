@@ -45,6 +45,17 @@ class Explanation(NamedTuple):
     activations: dict[str, Tensor]  # [B, T, K] each: class activation sequences, logits of K categories
 
 
+def require_features(visual: Tensor, audio: Tensor, settings: NetworkSettings) -> None:
+    """Raise ValueError unless visual is [B, T, H, W, Dv] and audio [B, T, Da], with Dv and Da of the settings."""
+    wanted = settings.video_inputdim, settings.audio_inputdim
+    fit = visual.dim() == 5 and audio.dim() == 3 and visual.shape[:2] == audio.shape[:2]
+    if not fit or (visual.shape[4], audio.shape[2]) != wanted:
+        raise ValueError(
+            f"this network takes visual features [B, T, H, W, {wanted[0]}] and audio features [B, T, {wanted[1]}], not "
+            f"{list(visual.shape)} and {list(audio.shape)}"
+        )
+
+
 def attention_map(weights: Tensor, grid: torch.Size) -> Tensor | None:
     """Attention to cells [B, T, H*W] as maps [B, T, H, W] of a grid, H and W.
 

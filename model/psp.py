@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from model.avga import AudioGuidedVisualAttention, start_xavier
 from model.dropout import Dropout
-from model.interface import Explanation, Network, Prediction, best_column, correct
+from model.interface import Explanation, Network, Prediction, best_column, correct, require_features
 from model.losses import at_least_float32, weights_of, with_total
 from model.settings import OneSizeSettings
 from model.temporal import AudioVisualLSTM
@@ -86,6 +86,7 @@ class SupervisedPropagation(nn.Module):
 
     def __init__(self, settings: OneSizeSettings) -> None:
         super().__init__()
+        self.settings = settings
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         self.audio_projection = nn.Sequential(nn.Linear(audio_dim, d, bias=False), nn.Linear(d, d // 2, bias=False))
         self.visual_projection = nn.Sequential(nn.Linear(visual_dim, d, bias=False), nn.Linear(d, d // 2, bias=False))
@@ -95,6 +96,7 @@ class SupervisedPropagation(nn.Module):
         self.propagation = PositiveSamplePropagation(d, threshold=0.99 / settings.segments, supervised=True)
 
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        require_features(visual, audio, self.settings)
         audio = self.audio_projection(audio)
         attended, attention = self.attention(visual, audio)
         audio_sequence, visual_sequence = self.lstm(audio, self.visual_projection(attended))
@@ -159,6 +161,7 @@ class WeaklySupervisedPSP(nn.Module):
 
     def __init__(self, settings: OneSizeSettings) -> None:
         super().__init__()
+        self.settings = settings
         d, visual_dim, audio_dim = settings.d_model, settings.video_inputdim, settings.audio_inputdim
         self.attention = AudioGuidedVisualAttention(visual_dim, audio_dim, settings.grid, settings.segments)
         self.visual_projection = nn.Linear(visual_dim, d // 2)
@@ -172,6 +175,7 @@ class WeaklySupervisedPSP(nn.Module):
         return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[WeakPSPOutput, Explanation]:
+        require_features(visual, audio, self.settings)
         attended, attention = self.attention(visual, audio)
         audio_sequence, visual_sequence = self.lstm(audio, self.visual_projection(attended))
         visual, audio = self.propagation(visual_sequence, audio_sequence)

@@ -85,6 +85,28 @@ def test_shapes(name, batch, segments, grid, categories):
     assert all(torch.equal(*pair) for pair in zip(prediction, network.predict(output), strict=True))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("visual", "audio"),
+    [
+        ((2, 10, 49, 16), (2, 10, 8)),  # a flattened grid
+        ((2, 10, 16, 7, 7), (2, 10, 8)),  # channels first
+        ((2, 10, 7, 7, 16), (2, 9, 8)),
+        ((2, 10, 7, 7, 16), (3, 10, 8)),
+        ((2, 10, 7, 7, 16), (2, 10, 16)),
+        ((10, 7, 7, 16), (10, 8)),  # a clip without its batch
+        ((2, 10, 8), (2, 10, 7, 7, 16)),  # in the other order
+    ],
+)
+def test_features_of_another_shape_are_refused(name, visual, audio):
+    network = build_model({"name": name, **TINY_MODEL})
+    with pytest.raises(
+        ValueError, match=r"takes visual features \[B, T, H, W, 16\] and audio features \[B, T, 8\]"
+    ) as no:
+        network(torch.rand(visual), torch.rand(audio))
+    assert str(no.value).endswith(f", not {list(visual)} and {list(audio)}")
+
+
 @pytest.mark.parametrize("name", [name for name in EXPLAINED if not name.startswith("cmran")])
 def test_clips_too_short_to_average_their_best_segments_are_refused(name):
     network = build_model({"name": name, **TINY_MODEL})
