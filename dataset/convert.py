@@ -26,7 +26,6 @@ from dataset.writing import RowWriter, alone, bytes_of_file, size_of_file
 from utils.base.atomic import atomic_path, make_folder, require_free_space, require_no_obstacle
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
-from utils.base.paths import project_path
 from utils.base.text import reading, require_file
 
 DTYPES = ("float32", "float16")
@@ -165,10 +164,7 @@ def _convert_folder(
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m dataset.convert", description="Make a smaller data folder that loads faster.")
-    parser.add_argument(
-        "--data_root", "--root", dest="root", type=Path, default=project_path("data"), metavar="DIR",
-        help="the data folder (default: %(default)s)",
-    )  # fmt: skip
+    parser.add_data_root("root")
     parser.add_argument("--to", type=Path, required=True, help="the new data folder")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the features (default: %(default)s)")
     parser.add_argument(

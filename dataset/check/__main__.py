@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from dataset import files, made_with
 from dataset.check.file_report import FileReport
@@ -17,7 +16,6 @@ from dataset.check.folder import check_folder, problems
 from dataset.check.scan import Scan, scan
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
-from utils.base.paths import project_path
 
 WEAK = next(iter(files.LABEL_REGIMES))  # the label regime of the field's weak networks, and the default
 VGGISH = 128  # features of VGGish
@@ -46,10 +44,7 @@ def _table(reports: dict[str, FileReport]) -> Iterator[str]:
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m dataset.check", description="Can this data folder be trained on?")
-    parser.add_argument(
-        "--data_root", "--root", dest="root", type=Path, default=project_path("data"), metavar="DIR",
-        help="the data folder (default: %(default)s)",
-    )  # fmt: skip
+    parser.add_data_root("root")
     parser.add_argument(
         "--weak", nargs="?", const=WEAK, choices=files.LABEL_REGIMES, metavar="LABEL_REGIME",
         help=f"can weakly supervised training start? (default: supervised; of {', '.join(files.LABEL_REGIMES)} as "

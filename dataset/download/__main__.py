@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from dataset.download import sources
 from dataset.download.fetch import download
 from utils.base.errors import command
 from utils.base.flags import Parser
-from utils.base.paths import project_path
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m dataset.download", description="Fetch and verify the AVE files.")
-    parser.add_argument(
-        "--data_root", "--to", dest="to", type=Path, default=project_path("data"), metavar="DIR",
-        help="the data folder (default: %(default)s)",
-    )  # fmt: skip
+    parser.add_data_root("to")
     parser.add_argument("--weak", action="store_true", help="also what weakly supervised training needs (0.4 GB)")
     parser.add_argument("--checkpoints", action="store_true", help="also the authors' two checkpoints, into Exps")
     parser.add_argument("--videos", action="store_true", help="also the raw videos, into the data folder's videos")

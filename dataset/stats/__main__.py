@@ -15,16 +15,12 @@ from dataset.stats.counts import folder_statistics
 from dataset.stats.table import report_lines
 from utils.base.errors import command
 from utils.base.flags import Parser
-from utils.base.paths import project_path
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m dataset.stats", description="What is in this data folder?")
-    parser.add_argument(
-        "--data_root", "--root", dest="root", type=Path, default=project_path("data"), metavar="DIR",
-        help="the data folder (default: %(default)s)",
-    )  # fmt: skip
+    parser.add_data_root("root")
     parser.add_argument(
         "--figure", type=Path, help="where the figure goes (default: statistics.png in the data folder)"
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from pathlib import Path
 from typing import NoReturn
 
 from utils.base.errors import UserError
+from utils.base.paths import project_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -14,6 +16,13 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings) -> None:
         super().__init__(**{"allow_abbrev": False, **settings})
+
+    def add_data_root(self, name: str) -> None:
+        """Add --data_root, the data folder (default: the project's), also as --`name`; `name` is the attribute."""
+        self.add_argument(
+            "--data_root", f"--{name}", dest=name, type=Path, default=project_path("data"), metavar="DIR",
+            help="the data folder (default: %(default)s)",
+        )  # fmt: skip
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()
