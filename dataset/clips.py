@@ -17,18 +17,18 @@ from dataset.rows import RowReader
 
 
 def resident_dtypes(dataset: AVEDataset) -> tuple[torch.dtype, torch.dtype]:
-    """The types in which visual and audio features wait in memory: the run's, or the files' if narrower (float16).
+    """The types in which visual and audio features are kept in memory: the run's, or the files' if narrower (float16).
 
     Nothing is rounded that the run wouldn't round, and the run's own type is made of it batch by batch.
     """
 
-    def waiting(feature_files: list[ArrayFile]) -> torch.dtype:
+    def kept_as(feature_files: list[ArrayFile]) -> torch.dtype:
         stored = np.result_type(*(file.dtype for file in feature_files))
         narrower = stored.kind == "f" and stored.itemsize < dataset.dtype.itemsize
         return getattr(torch, stored.name) if narrower else dataset.dtype
 
     visual, audio = zip(*dataset.sources, strict=True)
-    return waiting(visual), waiting(audio)
+    return kept_as(visual), kept_as(audio)
 
 
 def split_bytes(dataset: AVEDataset) -> int:

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dataset.fingerprint import fingerprint
 from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
-from utils.evaluation.protocols import CLIPS
+from utils.evaluation.protocols import CLIP_ACCURACIES
 from utils.study.runs import Run
 from utils.training import result
 
@@ -101,4 +101,4 @@ def pretend_result(
 
 
 def _chosen(clips: list[float]) -> dict:
-    return {"epoch": 1, "test_accuracy": statistics.mean(clips), CLIPS: list(clips)}
+    return {"epoch": 1, "test_accuracy": statistics.mean(clips), CLIP_ACCURACIES: list(clips)}

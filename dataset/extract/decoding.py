@@ -185,10 +185,10 @@ def waveform(path: Path, starts: float, seconds: int, threads: int) -> np.ndarra
 
     int16 because the data set's features come from 16-bit WAV files. Raises BrokenVideo.
     """
-    heard = np.zeros(seconds * SAMPLE_RATE, np.int16)
+    audio = np.zeros(seconds * SAMPLE_RATE, np.int16)
     with opened(path) as container:
         if not container.streams.audio:
-            return heard
+            return audio
         track = container.streams.audio[0]
         track.thread_count = threads
         resampler, kind, position = None, None, 0  # position of the next sample, from `starts`
@@ -199,23 +199,23 @@ def waveform(path: Path, starts: float, seconds: int, threads: int) -> np.ndarra
             form = (frame.format.name, frame.layout.name, frame.sample_rate)
             if resampler is None or form != kind or abs(stated - position) > _JUMP * SAMPLE_RATE:
                 if resampler is not None:  # what it still holds belongs before the gap
-                    _put(heard, resampler.resample(None), position)
+                    _put(audio, resampler.resample(None), position)
                 resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
                 kind, position = form, stated
-            position = _put(heard, resampler.resample(frame), position)
-            if position >= len(heard):
-                return heard
+            position = _put(audio, resampler.resample(frame), position)
+            if position >= len(audio):
+                return audio
         if resampler is not None:
-            _put(heard, resampler.resample(None), position)
-    return heard
+            _put(audio, resampler.resample(None), position)
+    return audio
 
 
-def _put(heard: np.ndarray, frames: list[av.AudioFrame], position: int) -> int:
-    """Write mono frames into `heard` from sample `position` on, what fits; return the position after them."""
+def _put(audio: np.ndarray, frames: list[av.AudioFrame], position: int) -> int:
+    """Write mono frames into `audio` from sample `position` on, what fits; return the position after them."""
     for frame in frames:
         samples = frame.to_ndarray()[0]
-        first, last = max(position, 0), min(position + len(samples), len(heard))
+        first, last = max(position, 0), min(position + len(samples), len(audio))
         if first < last:
-            heard[first:last] = samples[first - position : last - position]
+            audio[first:last] = samples[first - position : last - position]
         position += len(samples)
     return position

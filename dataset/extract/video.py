@@ -154,7 +154,7 @@ def read_clips(
     frames = len(shown) if whole else round(seconds * video.rate)
     numbers = sampled_frames(frames, seconds)
     needed = [shown[np.minimum(round(start * video.rate) + numbers, len(shown) - 1)] for start in starts]
-    heard = waveform(video.path, video.first_frame, starts[-1] + seconds, threads)
+    audio = waveform(video.path, video.first_frame, starts[-1] + seconds, threads)
     decoded = pictures(video.path, video.ticks, np.unique(np.concatenate(needed)), threads, prepare)
     held: dict[int, Picture] = {}  # decoded, and needed by this clip or the next
     for i, (start, number) in enumerate(zip(starts, needed, strict=True)):
@@ -169,7 +169,7 @@ def read_clips(
                 f"copy or download it again"
             )
         notes = (f"has {damaged} damaged frames: the frame before stands in",) if damaged else ()
-        samples = heard[start * SAMPLE_RATE : (start + seconds) * SAMPLE_RATE].astype(np.float32) / 32768
+        samples = audio[start * SAMPLE_RATE : (start + seconds) * SAMPLE_RATE].astype(np.float32) / 32768
         pixels = np.stack([held[n].pixels for n in unique])
         yield Clip(start, pixels, index.reshape(seconds, FRAMES_A_SECOND), samples, notes)
         if i + 1 < len(starts):

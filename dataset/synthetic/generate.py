@@ -75,8 +75,8 @@ def _record(settings: Settings, layout: Layout) -> dict:
     chosen = {**asdict(settings), "grid": list(settings.grid), "background_only": layout.background_only}
     real = []
     if chosen.pop("annotations") is not None:
-        for told_by_the_file in ("train", "val", "test", "categories"):
-            del chosen[told_by_the_file]
+        for name in ("train", "val", "test", "categories"):  # the annotations and the order files say these
+            del chosen[name]
         real.append("categories, event times and splits")
     if layout.real_background is not None:
         real.append("audio and labels of the background-only clips")
@@ -166,9 +166,9 @@ class _Clips:
         )
 
     def with_event(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        told, rng = self.annotations[row], self._rng(_SCRIPT, _EVENT_CLIP, row)
-        category, categories = self.index[told.category], len(self.index)
-        script = planted.event_script(category, told.start, told.end, self.settings.segments, categories, rng)
+        event, rng = self.annotations[row], self._rng(_SCRIPT, _EVENT_CLIP, row)
+        category, categories = self.index[event.category], len(self.index)
+        script = planted.event_script(category, event.start, event.end, self.settings.segments, categories, rng)
         return self._features(script, _EVENT_CLIP, row)
 
     def background_only(self, row: int) -> tuple[np.ndarray, np.ndarray]:

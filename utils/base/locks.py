@@ -36,7 +36,7 @@ def try_hold(path: str | os.PathLike, seconds: float = 0.0) -> FileLock | None:
 
 
 def hold(path: str | os.PathLike, busy: str) -> FileLock:
-    """Hold the lock file `path` as `try_hold`. Raises UserError `busy` where another process holds it."""
+    """Hold the lock file `path` as `try_hold`. Raises UserError, which says `busy`, where another process has it."""
     lock = try_hold(path)
     if lock is None:
         raise UserError(busy)

@@ -71,13 +71,13 @@ class GenerateSettings(Settings):
     """The same seed gives the same data."""
 
     @model_validator(mode="after")
-    def _told_once(self) -> GenerateSettings:
+    def _given_once(self) -> GenerateSettings:
         """Raise where the number of clips or categories is given neither here nor by the annotations, or by both."""
         for name in ("train", "val", "test", "categories"):
-            told = getattr(self, name) is not None
-            if self.annotations is None and not told:
+            given = getattr(self, name) is not None
+            if self.annotations is None and not given:
                 raise ValueError(f"{name!r} is missing; name it, or 'annotations' to generate AVE's own clips")
-            if self.annotations is not None and told:
+            if self.annotations is not None and given:
                 raise ValueError(f"'annotations' says what {name!r} says; leave one of them out")
         return self
 

@@ -19,8 +19,8 @@ from utils.base.text import reading, require_text_file
 
 EPOCHS = "metrics.jsonl"  # of a run folder
 CHANCE = (45.0, 55.0)  # an AUC between these, in percent, is that of a score which separates nothing
-CLIPS = "test_accuracy_of_clips"  # percent of each clip of the test split; of an epoch that was the best so far
-APART = "test_naming_and_timing"  # of the test split, see `utils.evaluation.metrics.naming_and_timing`
+CLIP_ACCURACIES = "test_accuracy_of_clips"  # percent of each test clip; of an epoch that was the best so far
+NAMING_AND_TIMING = "test_naming_and_timing"  # of the test split, see `utils.evaluation.metrics.naming_and_timing`
 _KEPT = ("epoch", "val_accuracy", "test_accuracy")
 
 
@@ -137,10 +137,10 @@ def in_words(best: Mapping[str, Chosen]) -> list[str]:
     """Both protocols of a finished run, named, side by side."""
     authors, validation = PROTOCOLS.values()
     chosen, by_val = best["test"], best.get("val")
-    told = "not available, the data have no val split"
+    result = "not available, the data have no val split"
     if by_val is not None:
-        told = f"test {by_val['test_accuracy']:.2f} % at epoch {by_val['epoch']} (val {by_val['val_accuracy']:.2f} %)"
+        result = f"test {by_val['test_accuracy']:.2f} % at epoch {by_val['epoch']} (val {by_val['val_accuracy']:.2f} %)"
     return [
         f"{authors.name} ({authors.rule}): test {chosen['test_accuracy']:.2f} % at epoch {chosen['epoch']}",
-        f"{validation.name} (test accuracy at the {validation.rule}): {told}",
+        f"{validation.name} (test accuracy at the {validation.rule}): {result}",
     ]

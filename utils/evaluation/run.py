@@ -170,8 +170,8 @@ def _say(metrics: dict[str, Any], checkpoint: Checkpoint, root: Path, folder: Pa
     if fewer := official.fewer_clips(root, [metrics["split"]]):
         _log.warning(fewer)
     if regime := metrics["label_regime"]:
-        told = "" if checkpoint.ours else ", by the config: the checkpoint doesn't say"
-        _log.info(f"weak supervision: it learned from {files.in_words(regime)} ({regime}{told})")
+        said_by = "" if checkpoint.ours else ", by the config: the checkpoint doesn't say"
+        _log.info(f"weak supervision: it learned from {files.in_words(regime)} ({regime}{said_by})")
     if "leaked_clips" in metrics:
         _log.info(
             f"without the {metrics['leaked_clips']} clips whose video is also in the training split: "

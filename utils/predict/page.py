@@ -13,7 +13,7 @@ from dataset.extract.find import as_text
 from utils.base.atomic import make_folder, write_text
 
 _TEMPLATE = Path(__file__).with_name("page.html")
-_PLACE = "/* timelines */ []"
+_PLACEHOLDER = "/* timelines */ []"
 
 
 def write_page(path: Path, timelines: Sequence[tuple[Path, dict[str, Any]]]) -> None:
@@ -27,7 +27,7 @@ def write_page(path: Path, timelines: Sequence[tuple[Path, dict[str, Any]]]) -> 
     ]
     # Within a script element only "</" and "<!--" end or change anything, so no "<" is left as it is.
     data = json.dumps(entries, ensure_ascii=False).replace("<", "\\u003c")
-    write_text(path, _TEMPLATE.read_text(encoding="utf-8").replace(_PLACE, data))
+    write_text(path, _TEMPLATE.read_text(encoding="utf-8").replace(_PLACEHOLDER, data))
 
 
 def _link(video: Path, folder: Path) -> str:

@@ -17,7 +17,7 @@ from utils.config import files as config_files
 from utils.config.settings import Config
 from utils.evaluation import stored
 from utils.evaluation.clip_scores import ACCURACY
-from utils.evaluation.protocols import APART, CLIPS, PROTOCOLS, Chosen, best_epochs, read_epochs
+from utils.evaluation.protocols import CLIP_ACCURACIES, NAMING_AND_TIMING, PROTOCOLS, Chosen, best_epochs, read_epochs
 from utils.evaluation.results import METRICS, read_metrics
 from utils.study.job_record import read_record
 from utils.study.runs import Run
@@ -162,7 +162,7 @@ def clips_of(run: Run, split: str) -> Clips | None:
     if split not in left.best or left.data is None:
         return None
     if run.source is None:
-        accuracies = left.best[split].get(CLIPS)
+        accuracies = left.best[split].get(CLIP_ACCURACIES)
     else:
         accuracies = stored.read(evaluation_folder(run, split)).clip_scores()[ACCURACY].tolist()
     data = {name: left.data[name] for name in (files.LABELS, files.order_file("test")) if name in left.data}
@@ -177,7 +177,7 @@ def naming_and_timing_of(run: Run, split: str) -> dict[str, float | None]:
     if run.source is not None:
         path = evaluation_folder(run, split)
         return (stored.read(path).metrics.get("naming_and_timing") if (path / METRICS).exists() else None) or {}
-    return trained(run.folder).best.get(split, {}).get(APART) or {}
+    return trained(run.folder).best.get(split, {}).get(NAMING_AND_TIMING) or {}
 
 
 def evaluated_accuracy(run: Run, split: str) -> float | None:

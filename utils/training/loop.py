@@ -54,7 +54,7 @@ def fit(training: Training) -> dict[str, dict[str, float]]:
                         _stop(training)
                     metrics |= _evaluated(training, epoch, split)
                 if not protocols.choose(training.position.best, metrics):
-                    del metrics[protocols.CLIPS]  # no protocol will choose this epoch
+                    del metrics[protocols.CLIP_ACCURACIES]  # no protocol will choose this epoch
             metrics["seconds"] = training.seconds()
             training.scheduler.step()
             training.begin_after(epoch)
@@ -84,8 +84,8 @@ def _evaluated(training: Training, epoch: int, split: str) -> dict[str, Any]:
     auc = {name: separation(score.numpy(), is_event)["auc"] for name, score in result.scores.items()}
     metrics = {f"{split}_accuracy": result.accuracy, **({f"{split}_auc": auc} if auc else {})}
     if split == "test":
-        metrics[protocols.APART] = naming_and_timing(result, background)
-        metrics[protocols.CLIPS] = result.clip_accuracy.tolist()
+        metrics[protocols.NAMING_AND_TIMING] = naming_and_timing(result, background)
+        metrics[protocols.CLIP_ACCURACIES] = result.clip_accuracy.tolist()
     return metrics
 
 

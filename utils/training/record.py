@@ -118,16 +118,16 @@ class Recorder:
         write_text(self.folder / provenance.FILE, json.dumps(made_with, indent=2) + "\n")
         if (self.folder / EPOCHS).exists():
             write_text(self.folder / EPOCHS, "".join(json.dumps(epoch) + "\n" for epoch in kept))
-        early = self._handler
+        buffered = self._handler
         with writing(self.folder):
             # Everything in TensorBoard stands at its training step, so that one number says what to purge.
             self._writer = SummaryWriter(str(self.folder), purge_step=steps_done + 1)
             self._handler = _LogFile(self.folder / _LOG, encoding="utf-8")
         self._handler.setFormatter(MessageFormatter("%(asctime)s %(message)s"))
         logging.getLogger().addHandler(self._handler)
-        logging.getLogger().removeHandler(early)
-        early.setTarget(self._handler)
-        early.close()
+        logging.getLogger().removeHandler(buffered)
+        buffered.setTarget(self._handler)
+        buffered.close()
 
     def epoch(self, metrics: dict[str, Any], step: int) -> None:
         """Append an epoch's line to `metrics.jsonl` and its numbers to TensorBoard; `step` was its last."""

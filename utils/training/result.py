@@ -18,7 +18,7 @@ from dataset.files import LABEL_REGIMES
 from utils.base.atomic import write_text
 from utils.base.text import read_json, validated
 from utils.config.settings import Config
-from utils.evaluation.protocols import APART, CLIPS, EPOCHS, PROTOCOLS, Chosen, read_epochs
+from utils.evaluation.protocols import CLIP_ACCURACIES, EPOCHS, NAMING_AND_TIMING, PROTOCOLS, Chosen, read_epochs
 
 FILE = "result.json"
 
@@ -78,7 +78,7 @@ def write(folder: Path, config: Config, data: dict[str, Any], start: dict[str, A
     epochs = read_epochs(folder)
     lines = {epoch["epoch"]: epoch for epoch in epochs}
     chosen = {
-        split: epoch | {key: lines.get(epoch["epoch"], {}).get(key) for key in (CLIPS, APART)}
+        split: epoch | {key: lines.get(epoch["epoch"], {}).get(key) for key in (CLIP_ACCURACIES, NAMING_AND_TIMING)}
         for split, epoch in best.items()
     }
     values = dict(

@@ -17,7 +17,7 @@ from dataset import files, fingerprint
 from model import NETWORKS, build_model
 from utils.base.errors import EXIT_DONE, UserError
 from utils.evaluation.clip_scores import SCORES
-from utils.evaluation.protocols import APART
+from utils.evaluation.protocols import NAMING_AND_TIMING
 from utils.study import __main__ as study_command
 from utils.study.results import result_of
 from utils.study.runs import Study
@@ -143,7 +143,7 @@ def test_naming_and_timing_stand_in_a_table_of_their_own(write_study, two_networ
     path = write_study(runs=two_networks)
     scores = dict.fromkeys(list(SCORES)[1:], 50.0)
     for number, run in enumerate(Study(path).runs):
-        apart = {APART: scores | {"category_accuracy": 80.0 + number}} if run.name == "CMBS" else {}
+        apart = {NAMING_AND_TIMING: scores | {"category_accuracy": 80.0 + number}} if run.name == "CMBS" else {}
         pretend_result(run, [60.0], [50.0], of_epoch=apart)
     header, body = naming_and_timing([rows_of(Study(path))])
     assert [name.rpartition(": ")[2] for name in header] == ["network", *list(SCORES.values())[1:]]
