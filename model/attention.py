@@ -71,7 +71,7 @@ class AudioGuidedAttention(nn.Module):
         # 1. Self-attention over cells: Y = LayerNorm(X + Dropout(softmax(Q K^T) V)), not scaled by 1/sqrt(d)
         if self.self_attention:
             attended = self_attention(x, self.query, self.key, self.value)
-            y = recomputed(self.norm, x + self.dropout(attended))
+            y = recomputed(self.norm, self.dropout.add(x, attended))
         else:
             y = x
 
@@ -81,7 +81,7 @@ class AudioGuidedAttention(nn.Module):
             g = _weighted_sum(_scores(self.global_cell(y).relu(), m, self.global_score), y)
 
         # 3. Channel attention: z = sigma(Wc relu(Wb mean_n(relu(Wa1 a) * relu(Wv1 y_n))))
-        c = self.channel_audio(a).relu() * self.channel_visual(y).relu().mean(1)
+        c = self.channel_audio(a).relu() * _ReLUMean.apply(self.channel_visual(y))
         z = self.channel_excite(self.channel_squeeze(c).relu()).sigmoid()
         scaled = x if self.scale_input else y  # quirk: the paper scales Y, the authors' code X
         xc = recomputed(torch.mul, scaled, (1 + z).unsqueeze(1))
@@ -104,7 +104,8 @@ def self_attention(x: Tensor, query: nn.Linear, key: nn.Linear, value: nn.Linear
 
 def unscaled_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(Q K^T) V: [S, N, d], [S, M, d] and [S, M, out] -> [S, N, out]."""
-    return (query @ key.transpose(1, 2)).softmax(-1) @ value
+    weights = (query @ key.transpose(1, 2)).softmax(-1)
+    return recomputed(torch.matmul, weights, value)
 
 
 def _scores(cells: Tensor, context: Tensor, score: nn.Linear) -> Tensor:
@@ -116,3 +117,18 @@ def _scores(cells: Tensor, context: Tensor, score: nn.Linear) -> Tensor:
 def _weighted_sum(weights: Tensor, cells: Tensor) -> Tensor:
     """sum_n weights_n cells_n: [S, N], [S, N, D] -> [S, D]."""
     return torch.bmm(weights.unsqueeze(1), cells).squeeze(1)
+
+
+class _ReLUMean(torch.autograd.Function):
+    """mean_n relu(x_n), [S, N, D] -> [S, D]. Of x only the signs are kept for the backward pass, in a byte each."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x > 0)
+        return x.relu().mean(1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (positive,) = ctx.saved_tensors
+        # By int8, because turning bools into floats takes a CPU ten times as long.
+        return positive.view(torch.int8).to(gradient.dtype) * (gradient / positive.shape[1]).unsqueeze(1)

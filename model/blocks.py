@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import ContextVar
 
 import torch
@@ -31,7 +32,7 @@ def in_blocks(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tu
         return compute(*inputs)
     parts = []
     for block in zip(*(x.split(clips) for x in inputs), strict=True):
-        with _KeepingLess():
+        with _KeepingLess() if torch.is_grad_enabled() else nullcontext():
             parts.append(compute(*block))
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 

@@ -66,7 +66,7 @@ class AudioGuidance(nn.Module):
         # u = mean over cells of LN'(X + Dropout(softmax((Q2 X)(K2 X)^T) V2 X)), over a segment's cells
         cells = x.flatten(0, 1)  # [B*T, N, Dv]
         attended = self_attention(cells, self.cell_query, self.cell_key, self.cell_value)
-        u = cell_norm(cells + self.dropout(attended)).mean(1).view(*x.shape[:2], -1)
+        u = cell_norm(self.dropout.add(cells, attended)).mean(1).view(*x.shape[:2], -1)
 
         # o = softmax((Qv u)(Kv a1)^T) Vv a1, over the clip's segments
         o = unscaled_attention(self.query(u), self.key(a1), self.value(a1))

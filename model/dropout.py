@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model.blocks import recomputed
+
 
 class Dropout(nn.Dropout):
     """nn.Dropout, except that on a CPU the mask is read off 16-bit slices of random 64-bit numbers.
@@ -15,11 +17,18 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Masked.apply(x, self._threshold) if self._of_slices(x) else super().forward(x)
+        return _Masked.apply(x, *self._draw(x), None) if self._of_slices(x) else super().forward(x)
 
     def relu(self, x: Tensor) -> Tensor:
         """relu(dropout(x)), which is dropout(relu(x)); where x needs a gradient, only the result is kept for it."""
-        return _MaskedReLU.apply(x, self._threshold) if self._of_slices(x) else super().forward(x).relu()
+        return _MaskedReLU.apply(x, *self._draw(x)) if self._of_slices(x) else super().forward(x).relu()
+
+    def add(self, residual: Tensor, x: Tensor) -> Tensor:
+        """residual + dropout(x); in a block of clips the backward pass makes the sum again, of what it keeps anyway."""
+        if not self._of_slices(x):
+            return residual + super().forward(x)
+        kept, scale = self._draw(x)
+        return recomputed(lambda residual, x, kept: _Masked.apply(x, kept, scale, residual), residual, x, kept)
 
     @property
     def _threshold(self) -> int:
@@ -30,50 +39,50 @@ class Dropout(nn.Dropout):
             return False
         return self._threshold not in (0, 2**16)
 
+    def _draw(self, x: Tensor) -> tuple[Tensor, float]:
+        """1 where an element of x is kept, else 0, and the scale of what is kept.
+
+        As int8: to turn this into floats is ten times as fast as bools.
+        """
+        numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        slices = numbers.view(torch.int16)[: x.numel()].view(x.shape)  # uniform in [-2**15, 2**15)
+        return slices.ge_(self._threshold - 2**15).to(torch.int8), 2**16 / (2**16 - self._threshold)
+
 
 class _Masked(torch.autograd.Function):
-    """The elements that a mask drawn anew keeps, times 1 / (the share that it keeps), and 0 for the others."""
+    """The elements of x that are kept, times the scale, and 0 for the others; added to `residual` if there is one."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, threshold: int) -> Tensor:
-        kept, ctx.scale = _draw(x, threshold), _scale(threshold)
+    def forward(ctx, x: Tensor, kept: Tensor, scale: float, residual: Tensor | None) -> Tensor:
         ctx.save_for_backward(kept)
-        return _keep(x, kept, ctx.scale)
+        ctx.scale = scale
+        if residual is None:
+            return _scaled(x, kept, scale)
+        return torch.addcmul(residual, kept.to(x.dtype), x, value=scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
         (kept,) = ctx.saved_tensors
-        return _keep(gradient, kept, ctx.scale), None
+        return _scaled(gradient, kept, ctx.scale), None, None, gradient if ctx.needs_input_grad[3] else None
 
 
 class _MaskedReLU(torch.autograd.Function):
     """relu of the same: what it lets through is above 0, so the backward pass needs no mask."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, threshold: int) -> Tensor:
-        ctx.scale = _scale(threshold)
-        result = _keep(x, _draw(x, threshold), ctx.scale).relu_()
+    def forward(ctx, x: Tensor, kept: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        result = _scaled(x, kept, scale).relu_()
         ctx.save_for_backward(result)
         return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         (result,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(gradient, result, 0).mul_(ctx.scale), None
+        return torch.ops.aten.threshold_backward(gradient, result, 0).mul_(ctx.scale), None, None
 
 
-def _draw(x: Tensor, threshold: int) -> Tensor:
-    """1 where an element of x is kept, else 0, int8: to turn this into floats is ten times as fast as bools."""
-    numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    slices = numbers.view(torch.int16)[: x.numel()].view(x.shape)  # uniform in [-2**15, 2**15)
-    return slices.ge_(threshold - 2**15).to(torch.int8)
-
-
-def _scale(threshold: int) -> float:
-    return 2**16 / (2**16 - threshold)
-
-
-def _keep(x: Tensor, kept: Tensor, scale: float) -> Tensor:
+def _scaled(x: Tensor, kept: Tensor, scale: float) -> Tensor:
     return kept.to(x.dtype).mul_(x).mul_(scale)

@@ -9,6 +9,7 @@ import torch
 from conftest import without_dropout
 
 from model import NETWORKS, blocks, build_loss, build_model
+from model.attention import AudioGuidedAttention, _ReLUMean
 
 
 def outcome(name: str, clips: int, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, torch.Tensor], int]:
@@ -81,3 +82,32 @@ def test_what_is_recomputed_is_made_once_more_in_the_backward_pass_and_not_kept(
     for part, of_whole in zip(gradients, torch.autograd.grad(whole.sum(), (weight, x)), strict=True):
         torch.testing.assert_close(part, of_whole)
     assert len(made) == 5
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_mean_of_a_relu_has_its_derivatives_and_keeps_signs(order):
+    x = torch.randn(5, 7, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    results = []
+    for mean in (_ReLUMean.apply, lambda x: x.relu().mean(1)):
+        result = (mean(x) * weight).square().sum()
+        for _ in range(order):
+            (result,) = torch.autograd.grad(result.square().sum(), x, create_graph=True)
+        results.append(result)
+    torch.testing.assert_close(*results, rtol=1e-12, atol=0)
+    assert _ReLUMean.apply(x).grad_fn.saved_tensors[0].dtype == torch.bool
+
+
+def test_what_a_block_of_cells_keeps_for_the_backward_pass():
+    clips, cells, d = 8, 49, 64
+    attention = AudioGuidedAttention(d, 32, beta=0.4).train()
+    x = torch.rand(clips, 10, cells, d, requires_grad=True)
+    with torch.profiler.profile(profile_memory=True) as profile, blocks._KeepingLess():
+        results = attention(x, torch.rand(clips, 10, 32))
+    kept = sum(event.self_cpu_memory_usage for event in profile.key_averages())
+    values = {"query": d / 4, "key": d / 4, "value": d, "cell": d / 2, "spatial": d / 2, "weights": cells}
+    signs = {"mask of dropout": d, "of the ReLU before the mean": d}
+    of_a_cell = 4 * sum(values.values()) + sum(signs.values())
+    assert kept == pytest.approx(clips * 10 * cells * of_a_cell, rel=0.1)
+    sum(result.sum() for result in results).backward()
+    assert x.grad is not None

@@ -267,6 +267,22 @@ def test_dropout_and_relu_in_one_are_those_two(dtype):
     assert torch.equal(dropout.eval().relu(x), x.relu())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_dropout_of_a_sum_leaves_the_residual_alone(dtype):
+    torch.manual_seed(0)
+    dropout = Dropout(0.2).train()
+    residual, x = (torch.randn(7, 1013, dtype=dtype, requires_grad=True) for _ in range(2))
+    y = dropout.add(residual, x)
+    y.sum().backward()
+    kept = x.grad != 0
+    assert kept.float().mean().item() == pytest.approx(0.8, abs=0.03)
+    near = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 2e-5, "atol": 1e-5}
+    torch.testing.assert_close(y, torch.where(kept, residual + x / 0.8, residual), **near)
+    torch.testing.assert_close(x.grad, torch.where(kept, 1 / 0.8, 0).to(dtype), **near)
+    assert torch.equal(residual.grad, torch.ones_like(residual))
+    assert torch.equal(dropout.eval().add(residual, x), residual + x)
+
+
 def test_dropout_follows_the_seed():
     dropout, x = Dropout(0.2).train(), torch.ones(100)
     torch.manual_seed(1)
