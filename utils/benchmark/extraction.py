@@ -59,6 +59,7 @@ class ExtractionTask:
     device: str
     repeats: int
     seconds: float
+    authors = False
 
     def prepare(self) -> None:
         """Nothing to do: `run` makes the video, in a second."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import resource
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from model.localization import Localization
 from utils.base.atomic import atomic_path
 from utils.base.devices import autocast, choose_device, dtype_of
 from utils.base.errors import UserError
-from utils.base.memory import keep_freed_memory
+from utils.base.memory import keep_freed_memory, with_fewer_holes
 from utils.benchmark.roofline import ProductTimer, Work, count
 from utils.benchmark.rows import Case, Row, Variant
 from utils.config.settings import Config
@@ -66,6 +68,10 @@ class Task:
     def variant(self) -> Variant:
         return self.case.variant
 
+    @property
+    def authors(self) -> bool:
+        return self.variant.authors
+
     def prepare(self) -> None:
         """Make the data that the row reads, where they aren't there."""
         if self.case.timed in ("data", "epoch") and not Path(self.data_root).exists():
@@ -80,6 +86,10 @@ class Measurable(Protocol):
     """A row to be measured in a process of its own."""
 
     name: str
+
+    @property
+    def authors(self) -> bool:
+        """Whether the C library handles memory as it comes."""
 
     def prepare(self) -> None: ...
 
@@ -102,7 +112,8 @@ def measure_all(tasks: Sequence[Measurable]) -> tuple[list[Row], list[str]]:
 def measure_apart(task: Measurable) -> Row:
     """Measure in a fresh process. Raises UserError where that fails for a reason that the user can change."""
     task.prepare()
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    variables = dict(os.environ) if task.authors else with_fewer_holes(os.environ)
+    with _environment(variables), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         try:
             return process.submit(task.run).result()
         except BrokenProcessPool:
@@ -111,10 +122,22 @@ def measure_apart(task: Measurable) -> Row:
             raise UserError(f"does not fit into the GPU's memory ({str(error).splitlines()[0]})") from None
 
 
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Within it, processes are started with these variables."""
+    before = dict(os.environ)
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
 def measure(task: Task) -> Row:
     """Measure one row in this process, which should be a fresh one: peak memory is the process's."""
     device, _ = choose_device("cpu" if task.device == "cpu" else None)
-    if not task.variant.authors:
+    if not task.authors:
         keep_freed_memory()
     seed_everything(task.config.train.seed)
     row = Row(task.case.name, task.config.train.batch_size)
@@ -142,7 +165,7 @@ def _evaluation(task: Task, device: torch.device, row: Row) -> None:
     def step() -> None:
         with autocast(device, task.variant.precision):
             prediction = network.predict(*network.explain(batch.visual, batch.audio))
-        if task.variant.authors:
+        if task.authors:
             prediction.segments.cpu()
 
     _time_steps(step, evaluation_work(task.config), task, device, row)
@@ -177,7 +200,7 @@ def _epoch(task: Task, device: torch.device, row: Row) -> None:
 def _update(training: Training, batch: Batch, task: Task) -> None:
     """A training step; the authors look at the loss after each."""
     terms, _, _ = training.gradients(batch)
-    if task.variant.authors:
+    if task.authors:
         terms["total"].item()
     training.optimizer.step()
 
@@ -208,7 +231,7 @@ def _time_epoch(batches: Batches, task: Task, device: torch.device, row: Row, st
     for batch in batches.epoch(1):
         step(batch)
         clips += len(batch.clips)
-        if device.type == "cpu" or task.variant.authors:
+        if device.type == "cpu" or task.authors:
             now = timer()
             row.times.append(now - last)
             last = now

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,6 +21,25 @@ from utils.study.runs import Study
 def _row(name: str, config: Path, data: Path, **more) -> rows.Row:
     (case,) = rows.choose(rows.read_configs([str(config)]), "cpu", [name])
     return measure.measure(measure.Task(case, "cpu", repeats=2, seconds=20, data_root=str(data), **more))
+
+
+class _Said(NamedTuple):
+    """A row that tells how its process was started."""
+
+    authors: bool
+    name: str = "said"
+
+    def prepare(self) -> None: ...
+
+    def run(self) -> rows.Row:
+        return rows.Row(self.name, clips=1, note=os.environ.get("GLIBC_TUNABLES", ""))
+
+
+def test_the_authors_rows_have_the_c_library_as_it_comes(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    found, _ = measure.measure_all([_Said(authors=True), _Said(authors=False)])
+    assert [row.note for row in found] == ["", "glibc.malloc.tcache_count=0"]
+    assert "GLIBC_TUNABLES" not in os.environ
 
 
 def test_products_of_a_step_are_all_counted():
