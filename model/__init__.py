@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from model.settings import NetworkSettings, network_settings
+from model.settings import NetworkSettings
+from model.validation import network_settings
 
 if TYPE_CHECKING:
     from torch import nn

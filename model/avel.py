@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from model.avga import AudioGuidedVisualAttention, start_xavier
 from model.interface import Explanation, Network, Prediction, best_column, correct, require_features
-from model.losses import ClipLoss, at_least_float32, weights_of, with_total
-from model.settings import OneSizeSettings
+from model.losses import ClipLoss, at_least_float32, with_total
+from model.settings import AVELSettings, OneSizeSettings, WeakAVELSettings
 from model.temporal import AudioVisualLSTM
 
 
@@ -168,7 +168,7 @@ class SupervisedAVELLoss(nn.Module):
 
     def __init__(self, settings: OneSizeSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
-        self.weights = weights_of(("segment",), weights)
+        self.weights = settings.loss_weights(weights)
 
     def forward(self, output: SupervisedAVELOutput, labels: Tensor) -> dict[str, Tensor]:
         probs = at_least_float32(output.segment_probs).flatten(0, 1)
@@ -178,7 +178,7 @@ class SupervisedAVELLoss(nn.Module):
 
 
 NETWORKS = {
-    "avel_supv": Network(OneSizeSettings, SupervisedAVEL, SupervisedAVELLoss, supervision="full"),
-    "avel_dmrn": Network(OneSizeSettings, SupervisedDMRN, SupervisedAVELLoss, supervision="full"),
-    "avel_weak": Network(OneSizeSettings, WeaklySupervisedAVEL, ClipLoss, supervision="weak"),
+    "avel_supv": Network(AVELSettings, SupervisedAVEL, SupervisedAVELLoss),
+    "avel_dmrn": Network(AVELSettings, SupervisedDMRN, SupervisedAVELLoss),
+    "avel_weak": Network(WeakAVELSettings, WeaklySupervisedAVEL, ClipLoss),
 }

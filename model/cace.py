@@ -122,8 +122,6 @@ class CACENet(SupervisedCMBS):
 class CACELoss(SupervisedLoss):
     """CMBS's four terms, and "contrast" after the early phase; the same labels and weights."""
 
-    names = (*SupervisedLoss.names, "contrast")
-
     def terms(self, output: CACEOutput, labels: Tensor) -> dict[str, Tensor]:
         terms = super().terms(output, labels)
         if output.encoding is not None and self.weights["contrast"]:
@@ -153,4 +151,4 @@ def contrast(encoding: Tensor, noisy_encoding: Tensor, is_event: Tensor) -> Tens
     return (s.masked_fill(itself, -torch.inf).logsumexp(2) - of_positives).mean()
 
 
-NETWORKS = {"cace_supv": Network(CACESettings, CACENet, CACELoss, supervision="full")}
+NETWORKS = {"cace_supv": Network(CACESettings, CACENet, CACELoss)}

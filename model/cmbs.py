@@ -296,6 +296,6 @@ def _only(modalities: str, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tenso
 
 
 NETWORKS = {
-    "supv_main_model": Network(SupervisedCMBSSettings, SupervisedCMBS, SupervisedLoss, supervision="full"),
-    "weak_main_model": Network(WeakCMBSSettings, WeaklySupervisedCMBS, WeakLoss, supervision="weak"),
+    "supv_main_model": Network(SupervisedCMBSSettings, SupervisedCMBS, SupervisedLoss),
+    "weak_main_model": Network(WeakCMBSSettings, WeaklySupervisedCMBS, WeakLoss),
 }

@@ -16,7 +16,7 @@ from model.dropout import Dropout
 from model.interface import Explanation, Network, Prediction, attention_map, correct, predict_events, require_features
 from model.losses import ClipLoss, EventLoss
 from model.relation import AudioVisualInteraction, CrossModalRelation
-from model.settings import CMRANSettings
+from model.settings import CMRANSettings, WeakCMRANSettings
 from model.suppression import strongest_gated_logits
 from model.temporal import TemporalEncoder
 
@@ -129,6 +129,6 @@ class WeaklySupervisedCMRAN(CMRAN):
 
 
 NETWORKS = {
-    "cmran_supv": Network(CMRANSettings, SupervisedCMRAN, EventLoss, supervision="full"),
-    "cmran_weak": Network(CMRANSettings, WeaklySupervisedCMRAN, ClipLoss, supervision="weak"),
+    "cmran_supv": Network(CMRANSettings, SupervisedCMRAN, EventLoss),
+    "cmran_weak": Network(WeakCMRANSettings, WeaklySupervisedCMRAN, ClipLoss),
 }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.interface import Explanation, Network, Prediction, correct, predict_events
-from model.losses import at_least_float32, event_targets, weights_of, with_total
+from model.losses import at_least_float32, event_targets, with_total
 from model.psp import SupervisedPropagation, shares_of_time
 from model.settings import CPSPSettings
 
@@ -78,8 +78,7 @@ class CPSPLoss(nn.Module):
         self.segment_contrast = {"as_coded": segment_contrast_as_coded, "rows": segment_contrast_over_rows}[
             settings.segment_contrast
         ]
-        terms = {"event": 1.0, "category": 1.0, "similarity": 100.0, "segment_contrast": 0.01, "video_contrast": 1.0}
-        self.weights = weights_of(tuple(terms), terms | dict(weights))
+        self.weights = settings.loss_weights(weights)
 
     def forward(self, output: CPSPOutput, labels: Tensor) -> dict[str, Tensor]:
         event_logits, category_logits, similarity, fusion = map(at_least_float32, output)
@@ -159,4 +158,4 @@ def _mean_of_clips(sums: Tensor, events: Tensor) -> Tensor:
     return (has_event * sums / events.clamp_min(1)).sum() / has_event.sum().clamp_min(1)
 
 
-NETWORKS = {"cpsp_supv": Network(CPSPSettings, CPSP, CPSPLoss, supervision="full")}
+NETWORKS = {"cpsp_supv": Network(CPSPSettings, CPSP, CPSPLoss)}

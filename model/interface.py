@@ -29,12 +29,16 @@ from model.settings import NetworkSettings
 
 
 class Network(NamedTuple):
-    """An entry of `model.NETWORKS`: the classes that make a network, and which labels it learns from."""
+    """An entry of `model.NETWORKS`: the classes that make a network."""
 
     settings: type[NetworkSettings]
     network: type[nn.Module]  # network(settings)
     loss: type[nn.Module]  # loss(settings, weights)
-    supervision: Literal["full", "weak"]  # labels of segments, or of clips
+
+    @property
+    def supervision(self) -> Literal["full", "weak"]:
+        """Which labels it learns from: those of segments, or of clips."""
+        return self.settings.supervision
 
 
 class Explanation(NamedTuple):

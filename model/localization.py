@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.interface import Explanation, Prediction, category_of_clips, spread_category
-from model.settings import RuleName
+from model.settings import RuleName, check_rule
 from model.thresholds import likely_threshold, otsu_threshold
 
 
@@ -67,7 +67,6 @@ class Rule(NamedTuple):
     threshold: float | None = None  # None: chosen on training clips
     choose: Callable[[Tensor], float] = otsu_threshold  # like this
     chosen_by: str = "Otsu's rule"  # in words
-    limits: tuple[float, float] = (-math.inf, math.inf)  # beyond them a threshold means no more than at them
 
 
 _CATEGORY = "background where the class activation of the clip's category"
@@ -75,7 +74,7 @@ _CATEGORY = "background where the class activation of the clip's category"
 RULES: dict[RuleName, Rule] = {
     "authors": Rule("the network's own"),
     # CMBS trains its gate through the strongest segment alone, so the gate of the other segments may mean nothing.
-    "gate": Rule("background where the gate is not above {threshold:.4g}", score="gate", limits=(0.0, 1.0)),
+    "gate": Rule("background where the gate is not above {threshold:.4g}", score="gate"),
     "activation": Rule(f"{_CATEGORY} is not above {{threshold:.4g}}", activations=("fused",)),
     "background": Rule(
         f"{_CATEGORY}, less the background's, is not above {{threshold:.4g}}",
@@ -87,7 +86,6 @@ RULES: dict[RuleName, Rule] = {
         f"{_CATEGORY}, less the background's, lies {{below:.4g}} or more below its highest in the clip",
         activations=("fused",),
         of_activations=_margin_behind_best,
-        limits=(-math.inf, 0.0),
     ),
     # With each modality's own activations: where the event is seen, and where it is heard.
     "combined": Rule(
@@ -95,7 +93,6 @@ RULES: dict[RuleName, Rule] = {
         f"{{below:.4g}} or more below its highest in the clip",
         activations=("fused", "visual", "audio"),
         of_activations=_margin_behind_best,
-        limits=(-math.inf, 0.0),
     ),
     # The same as odds, so that the clearest background weighs no more than clear background, and without gaps.
     "contiguous": Rule(
@@ -106,7 +103,6 @@ RULES: dict[RuleName, Rule] = {
         of_activations=_unbroken_odds,
         choose=likely_threshold,
         chosen_by="the likeliest split into two normal distributions",
-        limits=(0.0, 1.0),
     ),
     # For networks whose loss takes logits (`model.quirks.probs_as_logits` off): they grow so far apart that the odds of
     # all three agree in little more than the best segment.
@@ -117,7 +113,6 @@ RULES: dict[RuleName, Rule] = {
         of_activations=_unbroken_odds,
         choose=likely_threshold,
         chosen_by="the likeliest split into two normal distributions",
-        limits=(0.0, 1.0),
     ),
 }
 
@@ -231,22 +226,6 @@ class Localization:
         if self.rule.score:
             return explanation.scores[self.rule.score]
         return self.rule.of_activations([explanation.activations[name] for name in self.rule.activations], category)
-
-
-def check_rule(localize: str, threshold: float | None) -> None:
-    """Raise ValueError for an unknown rule, and for a threshold that the rule can't have."""
-    if localize not in RULES:
-        raise ValueError(f"{localize!r} is no localization rule; the rules are {', '.join(RULES)}")
-    if threshold is None:
-        return
-    low, high = RULES[localize].limits
-    if localize == "authors":
-        raise ValueError(f"the localization rule 'authors' has no threshold ({threshold} is given)")
-    if not low <= threshold <= high:
-        raise ValueError(
-            f"a threshold of {threshold} means nothing to the localization rule {localize!r}: its scores lie between "
-            f"{low:g} and {high:g}"
-        )
 
 
 def _is_number(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,20 +14,6 @@ from model.suppression import strongest_gated_logits
 
 if TYPE_CHECKING:
     from model.cmbs import SupervisedOutput, SupervisedOutputAsWritten, WeakOutput
-
-
-def weights_of(terms: tuple[str, ...], weights: Mapping[str, float], absent: Sequence[str] = ()) -> dict[str, float]:
-    """The weight of each of a loss's `terms`: as `weights` names it, else 1; 0 for those that are `absent`.
-
-    Raises ValueError where `weights` names another term, or leaves nothing to train by.
-    """
-    unknown = [name for name in weights if name not in terms]
-    if unknown:
-        raise ValueError(f"the network's loss has no term {unknown[0]!r} to weight; its terms are {', '.join(terms)}")
-    complete = {name: 0.0 if name in absent else weights.get(name, 1.0) for name in terms}
-    if not any(complete.values()):
-        raise ValueError("every term of the network's loss has weight 0, so there is nothing to train by")
-    return complete
 
 
 def with_total(terms: dict[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
@@ -57,7 +43,7 @@ class EventLoss(nn.Module):
 
     def __init__(self, settings: NetworkSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
-        self.weights = weights_of(("event", "category"), weights)
+        self.weights = settings.loss_weights(weights)
 
     def forward(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
         event_logits, category_logits = map(at_least_float32, (output.event_logits, output.category_logits))
@@ -83,14 +69,10 @@ class SupervisedLoss(nn.Module):
     and "total", each a mean over the batch; the terms are unweighted, the total is weighted.
     """
 
-    names: tuple[str, ...] = ("event", "gate", "category", "av_category")
-
     def __init__(self, settings: SupervisedCMBSSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
         self.gate_as_logit = settings.quirks.gate_as_logit
-        absent = [] if settings.time_level else ["gate"]
-        absent += [] if settings.event_level else ["av_category"]
-        self.weights = weights_of(self.names, weights, absent)
+        self.weights = settings.loss_weights(weights)
 
     def forward(self, output: SupervisedOutput | SupervisedOutputAsWritten, labels: Tensor) -> dict[str, Tensor]:
         return with_total(self.terms(output, labels), self.weights)
@@ -125,7 +107,7 @@ class ClipLoss(nn.Module):
 
     def __init__(self, settings: NetworkSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
-        self.weights = weights_of(("category",), weights)
+        self.weights = settings.loss_weights(weights)
 
     def forward(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
         logits = self.logits(output)

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from model.avga import AudioGuidedVisualAttention, start_xavier
 from model.dropout import Dropout
 from model.interface import Explanation, Network, Prediction, best_column, correct, require_features
-from model.losses import at_least_float32, weights_of, with_total
-from model.settings import OneSizeSettings
+from model.losses import at_least_float32, with_total
+from model.settings import OneSizeSettings, PSPSettings, WeakPSPSettings
 from model.temporal import AudioVisualLSTM
 
 
@@ -207,7 +207,7 @@ class SupervisedPSPLoss(nn.Module):
 
     def __init__(self, settings: OneSizeSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
-        self.weights = weights_of(("segment", "similarity"), {"similarity": 100.0, **weights})
+        self.weights = settings.loss_weights(weights)
 
     def forward(self, output: SupervisedPSPOutput, labels: Tensor) -> dict[str, Tensor]:
         logits, similarity = map(at_least_float32, output[:2])
@@ -234,7 +234,7 @@ class WeakPSPLoss(nn.Module):
 
     def __init__(self, settings: OneSizeSettings, weights: Mapping[str, float]) -> None:
         super().__init__()
-        self.weights = weights_of(("category",), weights)
+        self.weights = settings.loss_weights(weights)
 
     def forward(self, output: WeakPSPOutput, labels: Tensor) -> dict[str, Tensor]:
         probs = at_least_float32(output.category_probs)
@@ -249,6 +249,6 @@ def shares_of_time(x: Tensor) -> Tensor:
 
 
 NETWORKS = {
-    "psp_supv": Network(OneSizeSettings, SupervisedPSP, SupervisedPSPLoss, supervision="full"),
-    "psp_weak": Network(OneSizeSettings, WeaklySupervisedPSP, WeakPSPLoss, supervision="weak"),
+    "psp_supv": Network(PSPSettings, SupervisedPSP, SupervisedPSPLoss),
+    "psp_weak": Network(WeakPSPSettings, WeaklySupervisedPSP, WeakPSPLoss),
 }

@@ -1,18 +1,16 @@
 """What the section `model` of a config may say: a class a network, each key with its default, range and meaning.
 
-Also the base and the number types that all settings of this project are made of, and the words for what is wrong with
-a setting. Imports no torch, so that a wrong config is told at once.
+Also the base and the number types that all settings of this project are made of. Imports no torch, so that a config is
+read, and a wrong one told, at once.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+import math
+from collections.abc import Collection, Mapping
+from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
 # Bounds far above anything of use: a number that torch or HDF5 can't even take is named here, with its key.
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -20,10 +18,19 @@ PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 Width = Annotated[int, Field(gt=0, le=2**14)]
 Strength = Annotated[float, Field(ge=0, le=1e6)]
 
-# The localization rules; what they compute stands in `model.localization`.
-RuleName = Literal[
-    "authors", "gate", "activation", "background", "relative", "combined", "contiguous", "contiguous_fused"
-]
+# The localization rules, and the least and the greatest threshold of each: beyond them one means no more than at them.
+# What they compute stands in `model.localization`; "authors", the network's own, has no threshold.
+RULE_THRESHOLDS = {
+    "authors": None,
+    "gate": (0.0, 1.0),
+    "activation": (-math.inf, math.inf),
+    "background": (-math.inf, math.inf),
+    "relative": (-math.inf, 0.0),
+    "combined": (-math.inf, 0.0),
+    "contiguous": (0.0, 1.0),
+    "contiguous_fused": (0.0, 1.0),
+}
+RuleName = Literal[tuple(RULE_THRESHOLDS)]
 
 
 class Settings(BaseModel):
@@ -36,7 +43,12 @@ class Settings(BaseModel):
 
 
 class NetworkSettings(Settings):
-    """What every network has: its name in `model.NETWORKS`, and the sizes of the data."""
+    """What every network has: its name in `model.NETWORKS`, the sizes of the data, its labels and its loss's terms."""
+
+    supervision: ClassVar[Literal["full", "weak"]]
+    """Which labels it learns from: those of segments, or of clips."""
+    loss_terms: ClassVar[dict[str, float]]
+    """The terms of its loss, and the weight of each in the total where a config names none."""
 
     name: str
     """Which network: a name of `model.NETWORKS`."""
@@ -51,6 +63,25 @@ class NetworkSettings(Settings):
     def variant(self) -> str:
         """Which variant of the network these settings make, in words that follow its name; "" if there is one only."""
         return ""
+
+    @property
+    def absent_terms(self) -> Collection[str]:
+        """Terms of the loss that belong to parts which these settings leave out: their weight is always 0."""
+        return ()
+
+    def loss_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """The weight of each term of the loss: as `weights` names it, else the network's own.
+
+        Raises ValueError where `weights` names another term, or leaves nothing to train by.
+        """
+        unknown = [name for name in weights if name not in self.loss_terms]
+        if unknown:
+            terms = ", ".join(self.loss_terms)
+            raise ValueError(f"the network's loss has no term {unknown[0]!r} to weight; its terms are {terms}")
+        complete = {**self.loss_terms, **weights, **dict.fromkeys(self.absent_terms, 0.0)}
+        if not any(complete.values()):
+            raise ValueError("every term of the network's loss has weight 0, so there is nothing to train by")
+        return complete
 
 
 class Quirks(Settings):
@@ -113,16 +144,24 @@ class WeakQuirks(Quirks):
 class SupervisedCMBSSettings(CMBSSettings):
     """The fully supervised CMBS network."""
 
+    supervision = "full"
+    loss_terms = dict.fromkeys(("event", "gate", "category", "av_category"), 1.0)
     name: Literal["supv_main_model"]
     alpha: Fraction = 0.1
     gamma: Strength = 0.3
     beta: Strength = 0.4
     quirks: SupervisedQuirks = SupervisedQuirks()
 
+    @property
+    def absent_terms(self) -> list[str]:
+        """The gate's belongs to time-level suppression, "av_category" to event-level suppression."""
+        return ["gate"] * (not self.time_level) + ["av_category"] * (not self.event_level)
+
 
 class CACESettings(SupervisedCMBSSettings):
     """CACE-Net, fully supervised: what CMBS has, and its own."""
 
+    loss_terms = {**SupervisedCMBSSettings.loss_terms, "contrast": 1.0}
     name: Literal["cace_supv"]
     self_attention: Literal[True] = True
     """Self-attention over the grid's cells; always there: the audio's guidance has the same LayerNorm."""
@@ -137,6 +176,8 @@ class CACESettings(SupervisedCMBSSettings):
 class WeakCMBSSettings(CMBSSettings):
     """The weakly supervised CMBS network."""
 
+    supervision = "weak"
+    loss_terms = {"category": 1.0}
     name: Literal["weak_main_model"]
     alpha: Fraction = 0.2
     gamma: Strength = 0.5
@@ -145,18 +186,27 @@ class WeakCMBSSettings(CMBSSettings):
 
 
 class CMRANSettings(NetworkSettings):
-    """The CMRAN networks, of either supervision."""
+    """The supervised CMRAN network."""
 
-    name: Literal["cmran_supv", "cmran_weak"]
+    supervision = "full"
+    loss_terms = {"event": 1.0, "category": 1.0}
+    name: Literal["cmran_supv"]
     video_inputdim: Annotated[Width, Field(multiple_of=2)] = 512
     d_model: Annotated[Width, Field(multiple_of=4)] = 256
     """Width of everything after the attention."""
 
 
-class OneSizeSettings(NetworkSettings):
-    """The AVEL and PSP networks, of either supervision, which are made for one size of clips."""
+class WeakCMRANSettings(CMRANSettings):
+    """The weakly supervised CMRAN network."""
 
-    name: Literal["avel_supv", "avel_dmrn", "avel_weak", "psp_supv", "psp_weak"]
+    supervision = "weak"
+    loss_terms = {"category": 1.0}
+    name: Literal["cmran_weak"]
+
+
+class OneSizeSettings(NetworkSettings):
+    """What the AVEL and PSP networks have, which are made for one size of clips."""
+
     d_model: Annotated[Width, Field(multiple_of=4)] = 256
     """Width of everything after the attention."""
     grid: list[PositiveInt] = Field([7, 7], min_length=2, max_length=2)
@@ -165,111 +215,67 @@ class OneSizeSettings(NetworkSettings):
     """T: segments of a clip."""
 
 
+class AVELSettings(OneSizeSettings):
+    """The supervised AVEL networks."""
+
+    supervision = "full"
+    loss_terms = {"segment": 1.0}
+    name: Literal["avel_supv", "avel_dmrn"]
+
+
+class WeakAVELSettings(OneSizeSettings):
+    """The weakly supervised AVEL network."""
+
+    supervision = "weak"
+    loss_terms = {"category": 1.0}
+    name: Literal["avel_weak"]
+
+
+class PSPSettings(OneSizeSettings):
+    """The supervised PSP network."""
+
+    supervision = "full"
+    loss_terms = {"segment": 1.0, "similarity": 100.0}
+    name: Literal["psp_supv"]
+
+
+class WeakPSPSettings(OneSizeSettings):
+    """The weakly supervised PSP network."""
+
+    supervision = "weak"
+    loss_terms = {"category": 1.0}
+    name: Literal["psp_weak"]
+
+
 class CPSPSettings(OneSizeSettings):
     """The supervised CPSP network."""
 
+    supervision = "full"
+    loss_terms = {"event": 1.0, "category": 1.0, "similarity": 100.0, "segment_contrast": 0.01, "video_contrast": 1.0}
     name: Literal["cpsp_supv"]
     segment_contrast: Literal["as_coded", "rows"] = "as_coded"
     """The contrast of a clip's segments: as the authors' code sums it, a constant without gradient, or over rows."""
 
 
-def network_settings(values: Mapping[str, Any] | NetworkSettings) -> NetworkSettings:
-    """The section `model` of a config, checked and completed. Raises ValueError that names the key in a line."""
-    try:
-        return validated_settings(values)
-    except ValidationError as error:
-        raise ValueError(f"model settings: {first_problem(error, settings_class(values))}") from error
-
-
-def validated_settings(values: Any) -> NetworkSettings:
-    """The same for a larger config that the section is a part of: raises pydantic's ValidationError."""
-    if isinstance(values, NetworkSettings):
-        return values
-    kind = settings_class(values)
-    name = values.get("name") if kind is NetworkSettings and isinstance(values, Mapping) else None
-    if name is not None:
-        known = _classes()
-        close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
-        hint = f"did you mean {close[0]!r}?" if close else f"the networks are {', '.join(known)}"
-        problem = PydanticCustomError("no_such_network", f"no such network; {hint}")
-        raise ValidationError.from_exception_data("model", [InitErrorDetails(type=problem, loc=("name",), input=name)])
-    return kind.model_validate(dict(values) if isinstance(values, Mapping) else values)
-
-
-def settings_class(values: Any) -> type[NetworkSettings]:
-    """The settings class of the network that the section `model` names; the base class where it names none."""
-    if isinstance(values, NetworkSettings):
-        return type(values)
-    name = values.get("name") if isinstance(values, Mapping) else None
-    return _classes().get(name, NetworkSettings) if isinstance(name, str) else NetworkSettings
-
-
-def _classes(base: type[NetworkSettings] = NetworkSettings) -> dict[str, type[NetworkSettings]]:
+def settings_classes(base: type[NetworkSettings] = NetworkSettings) -> dict[str, type[NetworkSettings]]:
     """The settings classes by the names of their networks."""
     found = dict.fromkeys(get_args(base.model_fields["name"].annotation), base)
     for kind in base.__subclasses__():
-        found |= _classes(kind)
+        found |= settings_classes(kind)
     return found
 
 
-def first_problem(error: ValidationError, root: type[BaseModel], **narrower: type[BaseModel]) -> str:
-    """The first problem that pydantic found, in a line: which key, what is wrong with it, which key was meant.
-
-    Args:
-        root: the class that was to be made.
-        narrower: for fields of `root` that are declared as a base class, the class that was meant.
-    """
-    problem = error.errors(include_url=False)[0]
-    where = [str(part) for part in problem["loc"]]
-    key = ".".join(where)
-    if problem["type"] == "value_error" and not where:
-        return str(problem["ctx"]["error"])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; {_nearest_key(where, _sections(root, narrower))}"
-    if problem["type"] == "missing":
-        return f"{key!r} is missing"
-    if problem["type"] in ("model_type", "model_attributes_type"):
-        return f"{key or 'the config'!r} must be a JSON object, not {short(problem['input'])}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key!r} is {short(problem['input'])}: {message[:1].lower()}{message[1:]}" if where else message
-
-
-def _nearest_key(where: list[str], sections: dict[str, type[BaseModel]]) -> str:
-    """The valid key that an unknown one may stand for, or the section it belongs in, or all keys of its own section."""
-    *path, key = where
-    known = sections[".".join(path)].model_fields
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-    if close:
-        return f"did you mean {'.'.join([*path, close[0]])!r}?"
-    for name in sorted(sections, key=lambda name: name.count(".")):
-        if name and key in sections[name].model_fields:
-            return f"{key!r} belongs in the section {name!r}"
-    owner = f"section {'.'.join(path)!r}" if path else "this object"
-    for name, section in sections.items():
-        if issubclass(section, NetworkSettings) and ".".join(path).startswith(name):
-            owner += f" of {' or '.join(get_args(section.model_fields['name'].annotation)) or 'a network'}"
-    return f"{owner} has {', '.join(known)}"
-
-
-def _sections(
-    root: type[BaseModel], narrower: dict[str, type[BaseModel]], path: str = ""
-) -> dict[str, type[BaseModel]]:
-    """A settings class and those within it, by their dotted names: {"": root, "model": ..., "model.quirks": ...}."""
-    found = {path: root}
-    for name, field in root.model_fields.items():
-        section = narrower.get(name) or settings_class_in(field.annotation)
-        if section is not None:
-            found |= _sections(section, {}, f"{path}.{name}" if path else name)
-    return found
-
-
-def settings_class_in(annotation: Any) -> type[BaseModel] | None:
-    """The settings class that a field holds, also where it may be null."""
-    options = (annotation, *getattr(annotation, "__args__", ()))
-    return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
-
-
-def short(value: Any) -> str:
-    """A value as JSON, cut where it is long."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+def check_rule(localize: str, threshold: float | None) -> None:
+    """Raise ValueError for an unknown localization rule, and for a threshold that the rule can't have."""
+    if localize not in RULE_THRESHOLDS:
+        raise ValueError(f"{localize!r} is no localization rule; the rules are {', '.join(RULE_THRESHOLDS)}")
+    if threshold is None:
+        return
+    if RULE_THRESHOLDS[localize] is None:
+        raise ValueError(f"the localization rule {localize!r} has no threshold ({threshold} is given)")
+    low, high = RULE_THRESHOLDS[localize]
+    if not low <= threshold <= high:
+        raise ValueError(
+            f"a threshold of {threshold} means nothing to the localization rule {localize!r}: its scores lie between "
+            f"{low:g} and {high:g}"
+        )

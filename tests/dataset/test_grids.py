@@ -20,7 +20,7 @@ from dataset.clips import read_clips
 from dataset.fingerprint import fingerprint
 from dataset.loading import PLACEMENTS, make_batches
 from dataset.stats import __main__ as stats_command
-from model.settings import network_settings
+from model.validation import network_settings
 from utils.base.errors import UserError
 from utils.evaluation.splits import check_sizes
 

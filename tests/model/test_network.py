@@ -12,7 +12,8 @@ from model import NETWORKS, build_loss, build_model
 from model.cmbs import WeaklySupervisedCMBS, WeakOutput
 from model.dropout import Dropout
 from model.localization import RULES
-from model.settings import RuleName, settings_class
+from model.settings import RuleName
+from model.validation import settings_class
 
 GATES = ("gate", "audio_gate", "visual_gate")
 # Networks that take any grid and number of segments -> the scores and the activations of their explanations.

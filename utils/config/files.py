@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from model.settings import first_problem, settings_class, short
+from model.validation import first_problem, settings_class, short
 from utils.base import text
 from utils.base.errors import UserError
 from utils.base.nested import differences

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from model.settings import settings_class_in
+from model.validation import settings_class_in
 
 # Whether two runs may differ in a key:
 # - "no": another value makes another run.

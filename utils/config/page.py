@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from model import NETWORKS
-from model.settings import settings_class_in
+from model.validation import settings_class_in
 from utils.config.keys import Declared, declared
 from utils.config.renamed import MOVED, REMOVED, RENAMED
 from utils.config.settings import Config

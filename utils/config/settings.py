@@ -15,9 +15,18 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic.fields import FieldInfo
 
-import model as networks
 from dataset.files import LABEL_REGIMES
-from model.settings import NetworkSettings, PositiveInt, RuleName, Settings, Strength, Width, validated_settings
+from model.settings import (
+    NetworkSettings,
+    PositiveInt,
+    RuleName,
+    Settings,
+    Strength,
+    Width,
+    check_rule,
+    settings_classes,
+)  # fmt: skip
+from model.validation import validated_settings
 from utils.base.paths import project_path
 from utils.config.keys import Key, declared
 
@@ -194,8 +203,6 @@ class Config(Settings):
                 raise ValueError(
                     f"{key!r} is {value!r}: it is for a weak network, one that learns from clip labels ({WEAK})"
                 )
-        from model.localization import check_rule  # imports torch
-
         try:
             check_rule(self.eval.localize, self.eval.threshold)
         except ValueError as error:
@@ -210,11 +217,11 @@ class Config(Settings):
 
         So two configs of the same run are equal, whatever they leave to the defaults.
         """
-        own, weights = networks.build_loss(self.model).weights, self.train.loss_weights
+        own, weights = self.model.loss_weights({}), self.train.loss_weights
         # A config that extends one of another network takes back its weights by naming them with 1.
         weights = {t: w for t, w in weights.items() if t in own or w != 1 or t not in _every_loss_term()}
         try:
-            networks.build_loss(self.model, weights)
+            self.model.loss_weights(weights)
         except ValueError as error:
             raise ValueError(f"'train.loss_weights' doesn't fit the network: {error}") from error
         # A term of a part that the network is built without has the weight 0 in the loss, whatever stands here.
@@ -227,7 +234,7 @@ class Config(Settings):
     @property
     def supervision(self) -> Literal["full", "weak"]:
         """Which labels the network learns from: those of segments, or of clips."""
-        return networks.NETWORKS[self.model.name].supervision
+        return self.model.supervision
 
     @property
     def label_regime(self) -> str | None:
@@ -237,7 +244,7 @@ class Config(Settings):
 
 @functools.cache
 def _every_loss_term() -> set[str]:
-    return {term for name in networks.NETWORKS for term in networks.build_loss({"name": name}).weights}
+    return {term for kind in settings_classes().values() for term in kind.loss_terms}
 
 
 def _is_path(field: FieldInfo) -> bool:

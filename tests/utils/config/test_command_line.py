@@ -239,6 +239,8 @@ def test_scripts_work_through_a_link_and_from_another_folder(tiny_data, tmp_path
         ["--set", "model.alhpa=0"],
         ["--set", "model.name=x"],
         ["--localize", "x"],
+        ["--set", "train.loss_weights.x=1"],
+        ["--set", "eval.threshold=2"],
     ],
 )
 def test_help_and_mistakes_are_told_without_importing_torch(main, flags):
