@@ -51,7 +51,12 @@ def first_problem(error: ValidationError, root: type[BaseModel], **narrower: typ
         root: the class that was to be made.
         narrower: for fields of `root` that are declared as a base class, the class that was meant.
     """
-    problem = error.errors(include_url=False)[0]
+    problem, *others = error.errors(include_url=False)
+    if problem["type"] == "missing":  # perhaps it is there, mistyped
+        *section, name = problem["loc"]
+        unknown = {str(other["loc"][-1]): other for other in others if [*other["loc"][:-1]] == section}
+        for close in difflib.get_close_matches(name, unknown, n=1):
+            problem = unknown[close]
     where = [str(part) for part in problem["loc"]]
     key = ".".join(where)
     if problem["type"] == "value_error" and not where:
@@ -61,7 +66,8 @@ def first_problem(error: ValidationError, root: type[BaseModel], **narrower: typ
     if problem["type"] == "missing":
         return f"{key!r} is missing"
     if problem["type"] in ("model_type", "model_attributes_type"):
-        return f"{key or 'the config'!r} must be a JSON object, not {short(problem['input'])}"
+        wanted = f"{key!r} must be a JSON object" if where else 'these must be a mapping such as {"name": ...}'
+        return f"{wanted}, not {short(problem['input'])}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key!r} is {short(problem['input'])}: {message[:1].lower()}{message[1:]}" if where else message
 

@@ -95,6 +95,11 @@ case("a key in the wrong section", setting("model.lr", 0.1), "'lr' belongs in th
 case("a section that isn't there", setting("optimizer.lr", 0.1), "unknown key 'optimizer'")
 case("a section that isn't an object", setting("train", [1]), "'train'")
 case("no model", lambda w: w.config.pop("model"), "'model' is missing")
+case(
+    "model mistyped",
+    lambda w: w.config.update(mdoel=w.config.pop("model")),
+    "unknown key 'mdoel'; did you mean 'model'",
+)
 case("no model.name", lambda w: w.config["model"].pop("name"), "'model.name' is missing")
 case("the other setting's config", setting("model.name", WEAK), "weak_main.py")
 case(

@@ -228,6 +228,8 @@ def test_loss_reads_labels_as_the_authors_do():
         ({"name": "supv_main_model", "alpha": float("nan")}, "'alpha' is NaN"),
         ({"name": "supv_main_model", "d_model": 250}, "d_model"),
         ({}, "'name' is missing"),
+        ({"nmae": "supv_main_model"}, "unknown key 'nmae'; did you mean 'name'"),
+        ("supv_main_model", 'these must be a mapping such as {"name": ...}, not "supv_main_model"'),
     ],
 )
 def test_bad_settings(settings, message):
