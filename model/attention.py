@@ -124,11 +124,11 @@ class _ReLUMean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x > 0)
+        # Not through bools, because turning numbers into them and back takes a CPU several times as long.
+        ctx.save_for_backward(torch.gt(x, 0, out=torch.empty_like(x)).to(torch.int8))
         return x.relu().mean(1)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
         (positive,) = ctx.saved_tensors
-        # By int8, because turning bools into floats takes a CPU ten times as long.
-        return positive.view(torch.int8).to(gradient.dtype) * (gradient / positive.shape[1]).unsqueeze(1)
+        return positive.to(gradient.dtype) * (gradient / positive.shape[1]).unsqueeze(1)
