@@ -31,8 +31,8 @@ from helpers_runs import difference, outcome
 import supv_main
 import weak_main
 from dataset.synthetic import generate
-from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
+from utils.base.paths import LAST
 from utils.config.settings import SUPERVISED, WEAK
 from utils.report import page as report_page
 
@@ -64,11 +64,11 @@ class Soak:
         }  # fmt: skip
         path = self.folder / "config.json"
         path.write_text(json.dumps(config))
-        resume = ["--resume", "last"] if (run / checkpoint.LAST).exists() else []
+        resume = ["--resume", "last"] if (run / LAST).exists() else []
         return ["--config", str(path), "--gpu", "cpu", *resume]
 
     def _features(self, run: Path) -> str:
-        return self.random.choice(["host", "stream"]) if (run / checkpoint.LAST).exists() else "host"
+        return self.random.choice(["host", "stream"]) if (run / LAST).exists() else "host"
 
     def life(self, name: str, run: Path, seconds: float | None, save_every_minutes: float | None) -> int | None:
         """A process that goes on with `run` and is killed after `seconds`; its exit code, None if it was killed."""
@@ -100,7 +100,7 @@ class Soak:
         ]
         self.reported += len(epochs)
         held = {path.name: Checkpoint.load(path).epoch for path in run.glob("*.pth.tar")}
-        missing = max(epochs, default=0) - held.get(checkpoint.LAST, 0)
+        missing = max(epochs, default=0) - held.get(LAST, 0)
         if missing > 0:
             self.lost += missing
             self.problems.append(f"{run}: {missing} epochs reported as saved are gone")

@@ -18,8 +18,8 @@ from tensorboard.summary.writer import event_file_writer
 import supv_main
 import weak_main
 from dataset import files
-from utils.base import checkpoint
 from utils.base.errors import EXIT_USER_ERROR
+from utils.base.paths import LAST
 from utils.config.settings import SUPERVISED, WEAK
 
 MAINS = {SUPERVISED: supv_main.main, WEAK: weak_main.main}
@@ -135,7 +135,7 @@ class Code:
 
 
 def last(world: World) -> Path:
-    return world.with_run(world.name) / checkpoint.LAST
+    return world.with_run(world.name) / LAST
 
 
 def refused(capsys: pytest.CaptureFixture, main: Callable[..., int], *arguments: object) -> str:

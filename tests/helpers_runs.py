@@ -10,8 +10,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataset.fingerprint import fingerprint
-from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
+from utils.base.paths import BEST, BEST_VAL, LAST
 from utils.evaluation.protocols import CLIP_ACCURACIES
 from utils.study.runs import Run
 from utils.training import result
@@ -20,7 +20,7 @@ from utils.training import result
 def outcome(folder: Path) -> dict:
     """All that a run leaves, without what a clock measured or where it lay."""
     left = {}
-    for name in (checkpoint.LAST, checkpoint.BEST, checkpoint.BEST_VAL):
+    for name in (LAST, BEST, BEST_VAL):
         content = vars(Checkpoint.load(folder / name))
         content.pop("path")
         content["metrics"].pop("seconds", None)

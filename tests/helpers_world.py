@@ -34,7 +34,8 @@ from dataset import files, labels
 from model import NETWORKS, build_model
 from utils.base import text
 from utils.base.atomic import write_text
-from utils.base.checkpoint import LAST, Checkpoint
+from utils.base.checkpoint import Checkpoint
+from utils.base.paths import LAST
 from utils.config import files as config_files
 from utils.config.settings import SUPERVISED, WEAK
 from utils.study.runs import TABLES

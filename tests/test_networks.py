@@ -16,8 +16,9 @@ from dataset.ave import AVEDataset
 from dataset.files import LABEL_REGIMES
 from model import NETWORKS, build_loss, build_model
 from model.official import to_official
-from utils.base.checkpoint import LAST, Checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR
+from utils.base.paths import LAST
 from utils.config import files as config_files
 
 MAINS = {"full": supv_main, "weak": weak_main}

@@ -25,8 +25,8 @@ from helpers_runs import difference
 from helpers_world import COMMANDS, Command, Process, World, quick_world
 
 from dataset.ingest.make import WORK
-from utils.base.checkpoint import LAST
 from utils.base.errors import EXIT_CLOSED_PIPE, EXIT_INTERRUPTED
+from utils.base.paths import LAST
 
 DRAWS = int(os.environ.get("CMBS_FUZZ_DRAWS", "54"))
 

@@ -20,9 +20,9 @@ from model.cmbs import WeaklySupervisedCMBS, WeakOutput
 from model.interface import Explanation
 from model.localization import RULES, Localization
 from model.thresholds import likely_threshold, otsu_threshold
-from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR
+from utils.base.paths import BEST
 from utils.evaluation.threshold import choose_threshold
 
 BACKGROUND = 2  # of two categories
@@ -263,7 +263,7 @@ def test_a_checkpoint_remembers_its_threshold(tiny_config, tmp_path, capsys):
     config = tiny_config("weak_main_model", eval={"localize": "relative"})
     assert weak_main.main(["--config", str(config), "--gpu", "cpu"]) == EXIT_DONE
     run = tmp_path / "run"
-    best = Checkpoint.load(run / checkpoint.BEST)
+    best = Checkpoint.load(run / BEST)
     assert best.localization["localize"] == "relative"
     trained = json.loads((run / "eval-test" / "metrics.json").read_text())
     assert trained["accuracy"] == pytest.approx(best.metrics["test_accuracy"])
@@ -306,7 +306,7 @@ def test_a_run_that_goes_on_keeps_its_threshold(tiny_config, tmp_path):
     config = tiny_config("weak_main_model", eval={"localize": "relative"}, train={"n_epoch": 1})
     arguments = ["--config", str(config), "--gpu", "cpu"]
     assert weak_main.main(arguments) == EXIT_DONE
-    best = tmp_path / "run" / checkpoint.BEST
+    best = tmp_path / "run" / BEST
     localization = Checkpoint.load(best).localization
     best.unlink()
     assert weak_main.main([*arguments, "--resume", "last"]) == EXIT_DONE
@@ -318,7 +318,7 @@ def test_a_checkpoint_of_an_older_version_keeps_its_threshold(tiny_config, tmp_p
     config = tiny_config("weak_main_model", eval={"localize": "relative"}, train={"n_epoch": 1})
     arguments = ["--config", str(config), "--gpu", "cpu"]
     assert weak_main.main(arguments) == EXIT_DONE
-    best = tmp_path / "run" / checkpoint.BEST
+    best = tmp_path / "run" / BEST
     evaluated = json.loads((tmp_path / "run" / "eval-test" / "metrics.json").read_text())
     content = torch.load(best, weights_only=True)
     del content["config"]["model"]["quirks"]

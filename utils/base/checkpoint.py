@@ -30,12 +30,11 @@ from torch import Tensor
 from utils.base import released
 from utils.base.atomic import atomic_path
 from utils.base.errors import UserError
+from utils.base.paths import BEST
 from utils.base.state_dicts import find_weights, require_dense
 from utils.base.text import is_web_page, reading, require_file
 
 FORMAT = "cmbs-1"
-LAST, BEST, BEST_VAL = "last.pth.tar", "best.pth.tar", "best-val.pth.tar"
-CHOSEN_BY = {"test": BEST, "val": BEST_VAL}  # the split that chose an epoch -> the file of its weights
 
 _log = logging.getLogger(__name__)
 

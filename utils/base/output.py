@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -149,3 +150,23 @@ class MessageFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
+
+
+def log_to_terminal() -> None:
+    """Send the project's messages to standard output."""
+    threading.excepthook = _say_thread_failed
+    logging.getLogger().handlers[:] = [MessageHandler(sys.stdout)]
+    log_from(logging.INFO)
+
+
+def log_from(level: int) -> None:
+    """Log the project's messages from this level on; a library's from warnings on, whatever it wants to tell."""
+    logging.getLogger().setLevel(logging.WARNING)
+    for package in ("dataset", "utils"):
+        logging.getLogger(package).setLevel(level)
+
+
+def _say_thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Report a failed thread but TensorBoard's writer: its error is raised again when the next number is written."""
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(failure)

@@ -7,6 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]  # the project's folder
 
+# Checkpoints in a run folder: of the last epoch, and of the best epoch by each split.
+LAST, BEST, BEST_VAL = "last.pth.tar", "best.pth.tar", "best-val.pth.tar"
+CHOSEN_BY = {"test": BEST, "val": BEST_VAL}  # the split that chose an epoch -> the file of its weights
+
 
 def project_path(path: str | os.PathLike) -> Path:
     """A path that stands in a config or is a default, relative to the project's folder, as one to open from here.

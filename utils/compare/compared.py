@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataset import fingerprint
-from utils.base.checkpoint import CHOSEN_BY
 from utils.base.errors import UserError
-from utils.base.paths import project_path
+from utils.base.paths import CHOSEN_BY, project_path
 from utils.evaluation.protocols import PROTOCOLS
 from utils.evaluation.results import evaluations_of, how_to_evaluate, read_metrics
 from utils.evaluation.stored import Stored, read

@@ -63,7 +63,8 @@ def saved_epochs(folder: Path) -> list[dict[str, Any]]:
 
     All of them where that file is gone or can't be read.
     """
-    from utils.base.checkpoint import LAST, Checkpoint  # here: torch takes seconds, and flags are made of this module
+    from utils.base.checkpoint import Checkpoint  # here: torch takes seconds, and flags are made of this module
+    from utils.base.paths import LAST
 
     epochs, saved = read_epochs(folder), None
     with contextlib.suppress(UserError):

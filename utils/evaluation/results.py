@@ -8,18 +8,21 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
-from dataset.labels import ClipNames
 from utils.base.atomic import atomic_path, made_folder, make_folder, private_folder, write_text, writing
 from utils.base.errors import UserError
 from utils.base.locks import held
 from utils.base.text import read_json
 from utils.config.settings import MAINS
-from utils.evaluation.evaluate import Evaluation
+
+if TYPE_CHECKING:  # torch takes seconds to import, and reading what an evaluation left needs none
+    from torch import Tensor
+
+    from dataset.labels import ClipNames
+    from utils.evaluation.evaluate import Evaluation
 
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.jsonl"

@@ -13,10 +13,10 @@ from model.interface import begin_epoch
 from model.official import load_official, misfits, released_files
 from model.settings import NetworkSettings
 from utils.base import processes
-from utils.base.checkpoint import BEST, LAST, Checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import UserError
 from utils.base.nested import differences
-from utils.base.paths import project_path
+from utils.base.paths import BEST, LAST, project_path
 from utils.config import files as config_files
 from utils.config.settings import MAINS, Config
 

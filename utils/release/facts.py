@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dataset import files
-from utils.base.checkpoint import CHOSEN_BY, Checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import UserError
+from utils.base.paths import CHOSEN_BY
 from utils.base.text import require_file
 from utils.config.settings import Config
 from utils.evaluation.intervals import mean_interval

@@ -37,6 +37,7 @@ import sys
 
 from utils.base.errors import Interrupted, UserError, command
 from utils.base.flags import Parser
+from utils.base.output import log_to_terminal
 
 ENGINES = ("local", "slurm", "debug")
 
@@ -70,14 +71,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="run nothing; make the table of what is there")
     options = parser.parse_args(argv)
     sbatch = dict(map(_option, options.sbatch))
-    # Only now: torch takes seconds to import, and a wrong command line is told at once.
+    # Only now: a wrong command line is told at once.
     from utils.study.engines import run_all
     from utils.study.runs import Study, check_apart
     from utils.study.states import states
     from utils.study.table import write_tables
-    from utils.training import record
 
-    record.log_to_terminal()
+    log_to_terminal()
     studies = [Study(path, options.data_root) for path in options.study]
     check_apart(studies)
     if options.status:

@@ -14,21 +14,22 @@ from typing import Any
 
 import submitit
 
-from utils.base import checkpoint
 from utils.base.atomic import make_folder, require_no_obstacle
+from utils.base.cores import share_of_cores
 from utils.base.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from utils.base.interrupts import on_stop
 from utils.base.locks import held, is_held, try_hold
 from utils.base.output import when_output_is_lost
+from utils.base.paths import LAST
 from utils.base.text import reading
 from utils.evaluation.protocols import read_epochs
 from utils.study.job_record import Record, read_record, write_record
 from utils.study.jobs import Job
-from utils.study.results import check_same_data, check_settings, result_of
+from utils.study.results import check_settings, result_of
 from utils.study.runs import Run, Study
+from utils.study.same_data import check_same_data
 from utils.study.states import State, last_line, slurm_queue, state_of
-from utils.training.begin import generate_once
-from utils.training.launching import share_of_cores
+from utils.training.generated import generate_once
 
 # What a run leaves that was killed before its first epoch was saved; another one may begin on top of it.
 _OF_A_BEGINNING = ("config.json", "run.json", "log.txt", "metrics.jsonl", ".lock", "events.out.tfevents.*", "*.part*")
@@ -83,13 +84,13 @@ def _check_free(run: Run) -> None:
     if run.source is not None or not run.folder.exists():
         return
     check_settings(run)
-    if (run.folder / checkpoint.LAST).exists():
+    if (run.folder / LAST).exists():
         return
     there = sorted(path.name for path in run.folder.iterdir())
     others = [name for name in there if not any(fnmatchcase(name, own) for own in _OF_A_BEGINNING)]
     if others or len(read_epochs(run.folder)) > 1:
         raise UserError(
-            f"{run.folder}: has no {checkpoint.LAST} to go on from, but holds {(others or there)[0]}; put the "
+            f"{run.folder}: has no {LAST} to go on from, but holds {(others or there)[0]}; put the "
             f"checkpoint back, or move the folder away so that the study runs it anew"
         )
 

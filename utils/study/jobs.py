@@ -22,9 +22,11 @@ from utils.base.atomic import make_folder, write_text, writing
 from utils.base.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 from utils.base.interrupts import on_stop
 from utils.base.locks import try_hold
-from utils.base.paths import ROOT
+from utils.base.paths import CHOSEN_BY, LAST, ROOT
 from utils.base.text import read_text
+from utils.config.settings import MAINS
 from utils.study.job_record import Record, read_record, write_record
+from utils.study.results import evaluated_accuracy, evaluation_folder, trained
 from utils.study.runs import Run
 
 _PATIENCE = 0.1  # seconds: `is_held` holds a lock for far less, another job for far longer
@@ -129,14 +131,8 @@ def commands(run: Run, gpu: str | None) -> list[list[str]]:
     # As it is, if it is the same: an evaluation that is younger than its settings stands.
     if not run.settings.is_file() or read_text(run.settings) != settings:
         write_text(run.settings, settings)
-    base = [sys.executable, str(ROOT / run.main), "--config", str(run.settings)]
+    base = [sys.executable, str(ROOT / MAINS[run.config.supervision]), "--config", str(run.settings)]
     base += [] if gpu is None else ["--gpu", gpu]
-    if run.source is None and not run.folder.exists():
-        return [base]
-    # Only now: torch takes seconds to import.
-    from utils.base.checkpoint import CHOSEN_BY, LAST
-    from utils.study.results import evaluated_accuracy, evaluation_folder, trained
-
     if run.source is None:
         return [[*base, "--resume", "last"] if (run.folder / LAST).exists() else base]
     return [

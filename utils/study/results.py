@@ -7,11 +7,11 @@ import functools
 import math
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dataset import files, fingerprint
-from utils.base.checkpoint import CHOSEN_BY, LAST, Checkpoint
+from dataset import files
 from utils.base.errors import UserError
+from utils.base.paths import CHOSEN_BY, LAST
 from utils.base.text import reading
 from utils.config import files as config_files
 from utils.config.settings import Config
@@ -22,6 +22,9 @@ from utils.evaluation.results import METRICS, read_metrics
 from utils.study.job_record import read_record
 from utils.study.runs import Run
 from utils.training import provenance, result
+
+if TYPE_CHECKING:
+    from utils.base.checkpoint import Checkpoint
 
 _CLOCKS = 60  # seconds by which the clocks of machines with one disk may differ
 
@@ -44,6 +47,7 @@ class Trained(NamedTuple):
     seconds: float | None  # mean of an epoch
     data: dict[str, Any] | None  # fingerprint; None: an early version didn't note it
     generated: bool  # its `result.json` says that its clips were generated
+    parameters: int | None  # of the network; None: not noted, by an early version or before the last epoch
 
 
 class Clips(NamedTuple):
@@ -60,7 +64,9 @@ def trained(folder: Path) -> Trained:
         config = config_files.build_stored(whole.config, source=str(folder / result.FILE))
         chosen = whole.protocols.model_dump(exclude_none=True)
         best = {PROTOCOLS[key].split: epoch for key, epoch in chosen.items()}
-        return Trained(config, config.train.n_epoch, best, True, whole.seconds, whole.data, whole.generated)
+        return Trained(
+            config, config.train.n_epoch, best, True, whole.seconds, whole.data, whole.generated, whole.parameters
+        )
     path, last = folder / "config.json", folder / LAST
     config = config_files.read_stored(path) if path.exists() else None
     saved = _header_of(last) if last.exists() else None  # None: deleted, by somebody who won't go on
@@ -71,7 +77,7 @@ def trained(folder: Path) -> Trained:
     fit = all(_header_of(path).epoch == epoch for path, epoch in weights.items() if path.exists())
     data = provenance.read(folder).get("data") or (saved and saved.data)
     done = epochs[-1]["epoch"] if epochs else 0
-    return Trained(config, done, best, fit, result.seconds_per_epoch(epochs), data, generated=False)
+    return Trained(config, done, best, fit, result.seconds_per_epoch(epochs), data, generated=False, parameters=None)
 
 
 def result_of(run: Run) -> Result | None:
@@ -109,28 +115,6 @@ def check_settings(run: Run) -> Trained:
     return left
 
 
-def check_same_data(runs: list[Run]) -> None:
-    """Raise UserError where the seeds of a row were trained on different data, or on other data than are there now."""
-    of_row: dict[str, tuple[Run, dict[str, Any]]] = {}
-    fingerprint_of = functools.cache(fingerprint.fingerprint)
-    for run in runs:
-        with reading(run.folder):
-            made_on = trained(run.folder).data if run.source is None else None
-        if made_on is None:
-            continue
-        root, label_regime = run.config.data.folder, run.config.label_regime
-        made_on = fingerprint.of_files_read(made_on, label_regime)
-        first, of_first = of_row.setdefault(run.name, (run, made_on))
-        now = fingerprint_of(root, label_regime)
-        for other, data in ((f"what {root} holds now", now or made_on), (str(first.folder), of_first)):
-            if differing := fingerprint.differences(made_on, data):
-                what, here, there = differing[0]
-                raise UserError(
-                    f"{run.folder}: was trained on other data than {other}: {what} was {here}, not {there}; put the "
-                    f"data back, or remove the folder so that the study runs it anew"
-                )
-
-
 def _trained(run: Run) -> Result | None:
     left = check_settings(run)
     if "test" not in left.best or left.epochs < run.config.train.n_epoch or not left.weights_fit:
@@ -151,6 +135,11 @@ def _evaluated(run: Run) -> Result | None:
 def on_generated_clips(run: Run) -> bool:
     """Whether a run says in its `result.json` that its clips were generated."""
     return trained((run.source or run).folder).generated
+
+
+def parameters_of(run: Run) -> int | None:
+    """How many parameters the network of a finished run has; None where it isn't noted."""
+    return trained((run.source or run).folder).parameters
 
 
 def clips_of(run: Run, split: str) -> Clips | None:
@@ -219,6 +208,8 @@ def _header_of(path: Path) -> Checkpoint:
 
 @functools.lru_cache(maxsize=1000)
 def _read_header(path: Path, *_version: int) -> Checkpoint:
+    from utils.base.checkpoint import Checkpoint  # here: torch takes seconds, and a finished run's result needs none
+
     checkpoint = Checkpoint.load(path)
     if not checkpoint.ours:
         raise UserError(f"{path}: is not a checkpoint of a run of this project; move it away")

@@ -14,7 +14,7 @@ from utils.base.paths import ROOT, config_path, project_path
 from utils.base.text import validated
 from utils.config import files as config_files
 from utils.config.renamed import moved, with_old_name
-from utils.config.settings import MAINS, Config, file_name
+from utils.config.settings import Config, file_name
 
 TABLES = ("table.md", "table.tex")  # in a study's output, beside the folders of its rows
 _LONGEST_NAME = 200  # characters of a row's folder: what is put beside it has a longer name
@@ -68,7 +68,6 @@ class Run(NamedTuple):
     seed: int
     folder: Path
     config: Config
-    main: str  # the script in the project's folder that makes it; the config says so only with torch, in seconds
     source: Run | None = None  # the run whose weights are evaluated; None: this run trains
 
     @property
@@ -136,7 +135,7 @@ class Study:
                         f"accuracies on the test split; leave eval.split out of {file} and of 'set'"
                     )
                 weights = None if source is None else self.rows[source][number]
-                self.rows[name].append(Run(name, seed, own, settings, MAINS[settings.supervision], weights))
+                self.rows[name].append(Run(name, seed, own, settings, weights))
         for name in self.settings.published:
             if name not in self.settings.runs:
                 raise UserError(f"{path}: 'published' names {name!r}, which is none of its runs")

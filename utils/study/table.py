@@ -7,10 +7,8 @@ import statistics
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from dataset import files, fingerprint
-from model import build_model
 from utils.base.atomic import make_folder, write_text
 from utils.base.tables import latex, markdown
 from utils.config.settings import Config
@@ -19,8 +17,9 @@ from utils.evaluation.intervals import difference_interval
 from utils.evaluation.protocols import PROTOCOLS
 from utils.evaluation.results import GENERATED
 from utils.study import costs
-from utils.study.results import Result, check_same_data, clips_of, naming_and_timing_of, on_generated_clips, result_of
+from utils.study.results import Result, clips_of, naming_and_timing_of, on_generated_clips, parameters_of, result_of
 from utils.study.runs import TABLES, Published, Run, Study
+from utils.study.same_data import check_same_data
 from utils.study.states import UNFINISHED, states
 
 _log = logging.getLogger(__name__)
@@ -161,7 +160,7 @@ def _how(published: Published) -> str:
 def _measured(study: StudyRows, rows: list[Row | None]) -> list[Column]:
     """The columns of what one study measured."""
     first = next(row for row in rows if row)
-    cells = {"parameters": [row and _parameters(row.config) for row in rows]}
+    cells = {"parameters": [row and _parameters(row) for row in rows]}
     for key, protocol in PROTOCOLS.items():
         cells[protocol.name] = [row and _accuracy(row, key) for row in rows]
         less = protocol.name + _less(first.runs[0].name)
@@ -177,9 +176,18 @@ def _less(first: str) -> str:
     return f", less {first}"
 
 
-def _parameters(config: Config) -> str:
+def _parameters(row: Row) -> str:
+    noted = next(filter(None, map(parameters_of, row.finished)), None)
+    return f"{(noted or _parameters_built(row.config)) / 1e6:.2f} M"
+
+
+def _parameters_built(config: Config) -> int:
+    import torch  # here: it takes seconds, and finished runs have noted the number
+
+    from model import build_model
+
     with torch.device("meta"):
-        return f"{sum(p.numel() for p in build_model(config.model).parameters()) / 1e6:.2f} M"
+        return sum(p.numel() for p in build_model(config.model).parameters())
 
 
 def _accuracy(row: Row, protocol: str) -> str:

@@ -9,15 +9,14 @@ from collections.abc import Iterator
 
 import torch
 
-from dataset.synthetic import generate
 from utils.base import processes
 from utils.base.devices import choose_device, named_gpus
 from utils.base.memory import keep_freed_memory
-from utils.base.paths import project_path
-from utils.config.settings import Config, DataSettings
+from utils.base.output import log_from, log_to_terminal
+from utils.config.settings import Config
 from utils.training import launching
+from utils.training.generated import generate_once
 from utils.training.randomness import seed_everything
-from utils.training.record import log_from, log_to_terminal
 
 _log = logging.getLogger(__name__)
 
@@ -47,13 +46,3 @@ def begin(config: Config, gpu: str | None) -> Iterator[torch.device]:
     seed_everything(config.train.seed)
     with processes.ending_together():
         yield device
-
-
-def generate_once(settings: DataSettings) -> None:
-    """Generate the data set that a config describes, unless it is there already."""
-    if settings.generate is None:
-        return
-    given = settings.generate.model_dump(exclude_none=True)
-    if "annotations" in given:
-        given["annotations"] = project_path(given["annotations"])
-    generate.generate(settings.folder, generate.Settings(**given))

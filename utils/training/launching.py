@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -16,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from utils.base.cores import share_of_cores
 from utils.base.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from utils.base.interrupts import on_stop
 from utils.base.memory import with_fewer_holes
@@ -69,15 +68,6 @@ def launch(processes: int) -> int:
             print(f"no connection to {config.rdzv_endpoint}, where the run's machines meet", file=sys.stderr)
             return EXIT_LOST
     return 0
-
-
-def share_of_cores(processes: int) -> dict[str, str]:
-    """What to add to the environment of each of some processes, so that together they don't use a core twice."""
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    if re.match(r"\s*0*[1-9]", said):
-        return {"OMP_NUM_THREADS": said}
-    # OpenMP takes anything else, 0 too, for nothing said; torch has as many threads as cores that it may use.
-    return {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))}
 
 
 class _Stop:

@@ -13,9 +13,10 @@ from typing import Any
 from tqdm import tqdm
 
 from model.interface import begin_epoch
-from utils.base import checkpoint, processes
+from utils.base import processes
 from utils.base.devices import naming_batch_size
 from utils.base.errors import Interrupted
+from utils.base.paths import LAST
 from utils.evaluation import protocols
 from utils.evaluation.evaluate import evaluate, no_bar
 from utils.evaluation.metrics import naming_and_timing, separation
@@ -115,7 +116,7 @@ def train_one_epoch(training: Training, epoch: int, stop: StopRequest) -> dict[s
 
 
 def _stop(training: Training) -> None:
-    path = training.recorder.folder / checkpoint.LAST
+    path = training.recorder.folder / LAST
     raise Interrupted(f"stopped after {training.position}; saved in {path}; go on with --resume last")
 
 

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -16,11 +15,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.base.atomic import make_folder, require_no_obstacle, write_text, writing
-from utils.base.checkpoint import CHOSEN_BY, LAST
 from utils.base.errors import UserError, write_error
 from utils.base.locks import hold
 from utils.base.nested import flat
-from utils.base.output import MessageFormatter, MessageHandler, printable
+from utils.base.output import MessageFormatter, printable
+from utils.base.paths import CHOSEN_BY, LAST
 from utils.config.settings import Config
 from utils.evaluation.protocols import EPOCHS, Chosen, read_epochs
 from utils.training import provenance, result
@@ -28,26 +27,6 @@ from utils.training import provenance, result
 _LOG = "log.txt"
 
 _log = logging.getLogger(__name__)
-
-
-def log_to_terminal() -> None:
-    """Send the project's messages to standard output."""
-    threading.excepthook = _say_thread_failed
-    logging.getLogger().handlers[:] = [MessageHandler(sys.stdout)]
-    log_from(logging.INFO)
-
-
-def log_from(level: int) -> None:
-    """Log the project's messages from this level on; a library's from warnings on, whatever it wants to tell."""
-    logging.getLogger().setLevel(logging.WARNING)
-    for package in ("dataset", "utils"):
-        logging.getLogger(package).setLevel(level)
-
-
-def _say_thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Report a failed thread but TensorBoard's writer: its error is raised again when the next number is written."""
-    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard.")):
-        threading.__excepthook__(failure)
 
 
 class _LogFile(logging.FileHandler):
@@ -106,7 +85,7 @@ class Recorder:
 
         Args:
             config: as resolved.
-            start: how this process computes (see `provenance.this_start`).
+            start: how this process computes (see `utils.training.start`).
             epochs_done, steps_done: where the run goes on, both counted from its first; 0 for a new one.
         """
         kept = [epoch for epoch in read_epochs(self.folder) if epoch["epoch"] <= epochs_done] if epochs_done else []
@@ -152,13 +131,14 @@ class Recorder:
             for name, numbers in values.items():
                 self._writer.add_histogram(name, numbers, step)
 
-    def outcome(self, config: Config, best: dict[str, Chosen], steps_done: int) -> None:
+    def outcome(self, config: Config, best: dict[str, Chosen], parameters: int, steps_done: int) -> None:
         """Write a finished run's `result.json`, and its settings and accuracies to TensorBoard's HParams.
 
         Args:
             best: the epoch that each choosing split chose.
+            parameters: how many the network has.
         """
-        result.write(self.folder, config, self.data, self._start, best)
+        result.write(self.folder, config, self.data, self._start, best, parameters)
         accuracies = {"authors_protocol/test_accuracy": best["test"]["test_accuracy"]}
         if "val" in best:
             accuracies |= {

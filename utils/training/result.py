@@ -64,16 +64,20 @@ class RunResult(BaseModel):
     generated: bool  # whether its clips were generated: then no number here is one of AVE
     protocols: Protocols
     seconds: Annotated[float, Field(ge=0)] | None  # mean of an epoch, its evaluations included
+    parameters: Annotated[int, Field(ge=0)] | None = None  # of the network; None: not noted by an early version
     config: dict[str, Any]  # as resolved
     data: dict[str, Any]  # fingerprint, see `dataset.fingerprint`
-    start: dict[str, Any]  # the last start of the run, see `provenance.this_start`
+    start: dict[str, Any]  # the last start of the run, see `utils.training.start`
 
 
-def write(folder: Path, config: Config, data: dict[str, Any], start: dict[str, Any], best: dict[str, Chosen]) -> None:
+def write(
+    folder: Path, config: Config, data: dict[str, Any], start: dict[str, Any], best: dict[str, Chosen], parameters: int
+) -> None:
     """Write `result.json` of a run that has come to its last epoch.
 
     Args:
         best: the epoch that each choosing split chose, see `utils.evaluation.protocols`.
+        parameters: how many the network has.
     """
     epochs = read_epochs(folder)
     lines = {epoch["epoch"]: epoch for epoch in epochs}
@@ -88,6 +92,7 @@ def write(folder: Path, config: Config, data: dict[str, Any], start: dict[str, A
         generated=(config.data.folder / files.GENERATED).exists(),
         protocols={key: chosen.get(protocol.split) for key, protocol in PROTOCOLS.items()},
         seconds=seconds_per_epoch(epochs),
+        parameters=parameters,
         config=config.model_dump(),
         data=data,
         start=start,

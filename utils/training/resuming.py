@@ -6,9 +6,9 @@ import logging
 from typing import Any
 
 from dataset import fingerprint
-from utils.base.checkpoint import LAST, Checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import UserError
-from utils.base.paths import config_path
+from utils.base.paths import LAST, config_path
 from utils.config import files as config_files
 from utils.config.command_line import Options
 from utils.config.settings import Config

@@ -18,8 +18,9 @@ from dataset.loading import Batches
 from dataset.official import fewer_clips
 from model.localization import Localization
 from utils.base import processes
-from utils.base.checkpoint import BEST, Checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.devices import dtype_of
+from utils.base.paths import BEST
 from utils.config.command_line import Options
 from utils.config.settings import Config
 from utils.evaluation import protocols
@@ -27,11 +28,11 @@ from utils.evaluation.run import MakeDataset
 from utils.evaluation.splits import batches_of, check_sizes
 from utils.evaluation.threshold import check_localization
 from utils.evaluation.weights import load_weights, named_checkpoint
-from utils.training import provenance
 from utils.training.loop import fit
 from utils.training.randomness import seed_process
 from utils.training.record import Recorder, SilentRecorder
 from utils.training.resuming import check_goes_on, check_same_data, config_to_go_on
+from utils.training.start import this_start
 from utils.training.state import Training
 
 _log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def _recorder(config: Config, checkpoint: Checkpoint | None) -> Recorder | Silen
 def _fit(training: Training, options: Options, device: torch.device) -> None:
     """Train to the last epoch, and say and record what came of it."""
     config, recorder, position, batches = training.config, training.recorder, training.position, training.batches
-    start = provenance.this_start(options.command, device)
+    start = this_start(options.command, device)
     start["shuffled"] = "clips among a few blocks" if batches["train"].in_blocks else "all clips"
     steps = len(batches["train"])
     recorder.begin(config, start, position.epoch, position.epoch * steps + position.step)
@@ -131,7 +132,7 @@ def _fit(training: Training, options: Options, device: torch.device) -> None:
     if config.label_regime:
         _log.info(f"weak supervision: it learns from {files.in_words(config.label_regime)}")
     best = fit(training)
-    recorder.outcome(config, best, training.position.epoch * steps)
+    recorder.outcome(config, best, parameters, training.position.epoch * steps)
     for line in protocols.in_words(best):
         _log.info(line)
     if useless := protocols.useless_scores(recorder.folder, best):

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from dataset.loading import Batch, Batches
 from model.localization import Localization
 from utils.base import processes
-from utils.base.checkpoint import CHOSEN_BY, LAST, Checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.devices import autocast
 from utils.base.errors import UserError
+from utils.base.paths import CHOSEN_BY, LAST
 from utils.config.settings import Config
 from utils.training.compiled import Compiled
 from utils.training.randomness import random_state, restore_random_state

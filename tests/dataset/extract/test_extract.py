@@ -31,7 +31,8 @@ from dataset.extract.decoding import squeezed
 from dataset.extract.features import Features, Recipe
 from dataset.extract.video import read_clip
 from model import build_model
-from utils.base.checkpoint import BEST, Checkpoint
+from utils.base.checkpoint import Checkpoint
+from utils.base.paths import BEST
 
 LINES = "Dog&a&good&1&3\nBell&b&good&0&4\nDog&c&good&2&2\nBell&a&good&0&2\n"  # a has two lines
 

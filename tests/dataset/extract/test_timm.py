@@ -18,8 +18,8 @@ from dataset import files, made_with
 from dataset.arrays import array_file
 from dataset.extract import __main__ as extract_command
 from dataset.extract import timm_backbone
-from utils.base.checkpoint import BEST
 from utils.base.errors import UserError
+from utils.base.paths import BEST
 from utils.predict import __main__ as predict_command
 
 try:  # a torchvision that is of another torch fails with RuntimeError

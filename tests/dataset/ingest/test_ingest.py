@@ -38,7 +38,7 @@ from dataset.check import __main__ as check
 from dataset.ingest import __main__ as ingest
 from dataset.ingest import make
 from dataset.stats import __main__ as stats
-from utils.base.checkpoint import BEST, BEST_VAL, LAST
+from utils.base.paths import BEST, BEST_VAL, LAST
 from utils.config.settings import SUPERVISED, WEAK
 
 quick = pytest.fixture(quick, autouse=True, scope="module")

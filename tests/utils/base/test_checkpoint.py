@@ -29,6 +29,7 @@ from model.cmbs import SupervisedCMBS
 from utils.base import atomic, checkpoint
 from utils.base.checkpoint import Checkpoint
 from utils.base.errors import UserError
+from utils.base.paths import BEST, LAST
 from utils.config.settings import SUPERVISED
 from utils.evaluation import evaluate
 from utils.training import record as run_record
@@ -130,12 +131,12 @@ def test_a_full_disk_ends_the_run_with_the_last_good_checkpoint(moment, train, t
         patch.setattr(evaluate.Evaluation, "accuracy", property(lambda _: float(next(accuracies))))
         assert train() == 2
     assert "could not be written" in one_line(capfd)
-    content = Checkpoint.load(tmp_path / "run" / checkpoint.LAST)
+    content = Checkpoint.load(tmp_path / "run" / LAST)
     assert content.epoch == (2 if moment == "best" else 1)
-    assert Checkpoint.load(tmp_path / "run" / checkpoint.BEST).epoch == 1
+    assert Checkpoint.load(tmp_path / "run" / BEST).epoch == 1
     assert not list((tmp_path / "run").glob(".*.part"))
     assert train("--resume", "last") == 0
-    assert Checkpoint.load(tmp_path / "run" / checkpoint.LAST).epoch == 3
+    assert Checkpoint.load(tmp_path / "run" / LAST).epoch == 3
 
 
 _IN_A_NAMESPACE = """
@@ -172,7 +173,7 @@ def test_a_disk_that_is_really_full(tiny_config, tmp_path):
     assert code == 2
     assert "the disk is full" in error
     assert error.count("\n") == 1
-    assert Checkpoint.load(kept / checkpoint.LAST).epoch == 1
+    assert Checkpoint.load(kept / LAST).epoch == 1
     assert not list(kept.glob(".*.part"))
 
 
@@ -250,9 +251,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(train, tiny_data, bad_features,
     folder, row = bad_features
     assert train(n_epoch=1) == 0
     # The bad clip comes in the second epoch: what the first one saved must stay.
-    last = Checkpoint.load(tmp_path / "run" / checkpoint.LAST)
+    last = Checkpoint.load(tmp_path / "run" / LAST)
     last.data = None  # else the run refuses to go on with other data
-    last.save(tmp_path / "run" / checkpoint.LAST)
+    last.save(tmp_path / "run" / LAST)
     (tmp_path / "run" / FILE).unlink()
     good = saved(tmp_path / "run")
     assert train("--resume", "last", "--data_root", str(folder)) == 2

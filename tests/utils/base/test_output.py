@@ -19,8 +19,7 @@ from helpers_bad import COMMANDS, main_of
 from tqdm import tqdm
 
 from utils.base.errors import EXIT_CLOSED_PIPE, UserError, command
-from utils.base.output import printable, when_output_is_lost
-from utils.training.record import log_to_terminal
+from utils.base.output import log_to_terminal, printable, when_output_is_lost
 
 
 def closed_pipe() -> TextIO:

@@ -11,8 +11,8 @@ import pytest
 from helpers_bad import MAINS
 
 from dataset import files
-from utils.base import checkpoint
 from utils.base.errors import UserError
+from utils.base.paths import BEST, BEST_VAL
 from utils.config.settings import SUPERVISED
 from utils.evaluation import protocols, results
 from utils.recorder import __main__ as recorder_command
@@ -111,8 +111,8 @@ def test_a_run_whose_data_have_no_val_split(tiny_data, tiny_config, tmp_path, ca
     )  # one a run
     assert "validation protocol (test accuracy at the best epoch on the val split): not available" in out
     run = tmp_path / "run"
-    assert (run / checkpoint.BEST).exists()
-    assert not (run / checkpoint.BEST_VAL).exists()
+    assert (run / BEST).exists()
+    assert not (run / BEST_VAL).exists()
     chosen = json.loads((run / "eval-test" / results.METRICS).read_text())["protocols"]
     assert chosen["validation"] is None
     assert set(chosen["authors"]) == {"epoch", "test_accuracy"}

@@ -14,7 +14,8 @@ import torch
 from helpers_bad import MAINS, one_line, refused
 
 from dataset import files, loading
-from utils.base.checkpoint import BEST, LAST, Checkpoint
+from utils.base.checkpoint import Checkpoint
+from utils.base.paths import BEST, LAST
 from utils.config.settings import SUPERVISED, WEAK
 from utils.evaluation import results
 from utils.evaluation.protocols import EPOCHS, read_epochs

@@ -15,8 +15,9 @@ from helpers_bad import MAINS
 
 from model import NETWORKS, build_model
 from model.official import to_official
-from utils.base.checkpoint import BEST, Checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import UserError
+from utils.base.paths import BEST
 from utils.config.settings import SUPERVISED, WEAK
 from utils.evaluation import results
 from utils.evaluation.weights import load_weights, network_of

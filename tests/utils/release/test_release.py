@@ -15,8 +15,9 @@ from made_evaluation import write_evaluation
 
 from model import NETWORKS, build_model
 from utils.base import released
-from utils.base.checkpoint import BEST, BEST_VAL, Checkpoint
+from utils.base.checkpoint import Checkpoint
 from utils.base.errors import EXIT_DONE
+from utils.base.paths import BEST, BEST_VAL
 from utils.config import files as config_files
 from utils.config.settings import SUPERVISED, WEAK
 from utils.evaluation import results

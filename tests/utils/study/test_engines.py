@@ -91,6 +91,17 @@ def test_devices_take_each_run_once_and_go_on_after_one_that_failed(write_study,
     assert [run.out.read_text().count("error: ") for run in Study(path).runs] == [1, 1, 1]
 
 
+def test_runs_begin_before_torch_is_imported(write_study):
+    """Importing it takes seconds, and the study itself needs none."""
+    code = (
+        "import sys; from utils.study import __main__, engines\n"
+        "def begin(*_): sys.exit(str({'torch', 'tensorboard', 'matplotlib'} & sys.modules.keys()))\n"
+        f"engines._run_on_devices = begin; __main__.main([{write_study()!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == "set()\n"
+
+
 def test_a_run_that_was_killed_with_its_job_has_failed(write_study, tmp_path):
     path = write_study(seeds=[1])
     (run,) = Study(path).runs

@@ -10,23 +10,23 @@ import sys
 
 import h5py
 import pytest
-import torch
 from helpers_bad import one_line, refused
 from helpers_runs import pretend
 
 import weak_main
 from dataset import files, fingerprint
 from model import build_model
-from utils.base import checkpoint
+from utils.base import cores
 from utils.base.checkpoint import Checkpoint
+from utils.base.cores import share_of_cores
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+from utils.base.paths import BEST, LAST
 from utils.base.tables import latex, markdown
 from utils.study import __main__ as study_command
 from utils.study import engines, jobs
 from utils.study.jobs import Job
 from utils.study.results import result_of
 from utils.study.runs import Study
-from utils.training.launching import share_of_cores
 
 
 def test_a_study_runs_stops_at_nothing_and_goes_on(write_study, tmp_path, capsys):
@@ -83,7 +83,7 @@ def test_runs_side_by_side_share_the_cores(write_study, monkeypatch, said, threa
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if said is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", said)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 8)
     run = Study(write_study()).runs[0]
     run.out.parent.mkdir(parents=True)
     asked = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
@@ -243,13 +243,13 @@ def test_an_epoch_whose_weights_were_never_saved_does_not_count(write_study):
     run = Study(write_study(set={"train": {"n_epoch": 3}})).runs[0]
     pretend(run, [(50.0, 60.0), (40.0, 50.0), (70.0, 80.0)])
     weights = {"config": run.config.model_dump(), "network": {}}
-    Checkpoint(**weights, epoch=2).save(run.folder / checkpoint.LAST)
+    Checkpoint(**weights, epoch=2).save(run.folder / LAST)
     assert result_of(run) is None
-    Checkpoint(**weights, epoch=3).save(run.folder / checkpoint.LAST)
+    Checkpoint(**weights, epoch=3).save(run.folder / LAST)
     assert result_of(run).authors == 80.0
-    Checkpoint(**weights, epoch=1).save(run.folder / checkpoint.BEST)  # killed between the two
+    Checkpoint(**weights, epoch=1).save(run.folder / BEST)  # killed between the two
     assert result_of(run) is None
-    Checkpoint(**weights, epoch=3).save(run.folder / checkpoint.BEST)
+    Checkpoint(**weights, epoch=3).save(run.folder / BEST)
     assert result_of(run).authors == 80.0
 
 
@@ -275,7 +275,7 @@ def test_a_row_of_different_data_is_refused(write_study, tiny_data, tmp_path, ca
     # Without run.json the checkpoint tells.
     (second.folder / "run.json").unlink()
     header = {"network": {}, "config": second.config.model_dump(), "epoch": 1}
-    Checkpoint(**header, data=made_on["data"]).save(second.folder / checkpoint.LAST)
+    Checkpoint(**header, data=made_on["data"]).save(second.folder / LAST)
     on_new_data = {"data": fingerprint.fingerprint(data, None), "starts": []}
     (first.folder / "run.json").write_text(json.dumps(on_new_data))
     assert f"{second.folder}: was trained on other data" in refused(capsys, study_command.main, path, "--table")

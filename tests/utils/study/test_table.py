@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from helpers_bad import refused
 from helpers_runs import pretend, pretend_result
 
@@ -53,6 +56,20 @@ def test_the_result_files_of_runs_are_enough(write_study, tiny_data):
     assert columns(path)["generated data: validation protocol"] == ["not available"]
     longer = write_study(set={"train": {"n_epoch": 2}})
     assert [result_of(run) for run in Study(longer).runs] == [None, None]
+
+
+@pytest.mark.parametrize("flag", ["--status", "--table"])
+def test_what_finished_runs_have_noted_is_told_without_torch(flag, write_study):
+    """Importing it takes seconds."""
+    path = write_study()
+    for run in Study(path).runs:
+        pretend_result(run, [60.0], [50.0], parameters=1_230_000)
+    code = (
+        f"import sys; from utils.study.__main__ import main; main([{path!r}, {flag!r}]); print('torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ("1.23 M" if flag == "--table" else "seed 2: done") in said
+    assert said.endswith("False\n")
 
 
 def test_a_result_that_does_not_belong_to_its_row_is_refused(write_study, tiny_data):

@@ -9,7 +9,7 @@ import pytest
 from dataset import files
 from utils.base.errors import UserError
 from utils.config.settings import DataSettings, GenerateSettings
-from utils.training.begin import generate_once
+from utils.training.generated import generate_once
 
 
 def test_clips_of_somebodys_annotations_are_generated_once(tiny_data, tmp_path):

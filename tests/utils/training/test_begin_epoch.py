@@ -6,8 +6,8 @@ import pytest
 
 import supv_main
 from model.cmbs import SupervisedCMBS
-from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
+from utils.base.paths import BEST
 from utils.evaluation.weights import network_of
 
 
@@ -21,7 +21,7 @@ def told(monkeypatch) -> list[tuple[int, int]]:
 def test_each_epoch_is_told_and_an_evaluation_computes_as_its_epoch_did(tiny_config, tmp_path, told):
     arguments = ["--config", str(tiny_config(train={"n_epoch": 3})), "--gpu", "cpu"]
     assert supv_main.main(arguments) == 0
-    best = tmp_path / "run" / checkpoint.BEST
+    best = tmp_path / "run" / BEST
     epoch = Checkpoint.load(best).epoch
     assert told == [(1, 3), (2, 3), (3, 3), (epoch, 3)]
 

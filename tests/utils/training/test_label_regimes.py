@@ -17,8 +17,8 @@ from dataset.ave import WeakAVEDataset
 from dataset.fingerprint import fingerprint
 from model import build_model
 from model.official import to_official
-from utils.base.checkpoint import LAST
 from utils.base.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+from utils.base.paths import LAST
 from utils.config import files as config_files
 from utils.evaluation.results import read_metrics
 

@@ -20,7 +20,7 @@ import supv_main
 import weak_main
 from dataset import files, fingerprint
 from utils.recorder import __main__ as recorder_command
-from utils.training import provenance
+from utils.training import provenance, start
 
 quick = pytest.fixture(helpers_bad.quick, autouse=True, scope="module")
 
@@ -70,8 +70,8 @@ def test_the_commit_and_whether_the_tree_differs_from_it(tmp_path, monkeypatch):
         )
         return done.stdout.strip()
 
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "utils" / "training" / "provenance.py"))
-    git_state = provenance.git_state.__wrapped__
+    monkeypatch.setattr(start, "__file__", str(tmp_path / "utils" / "training" / "start.py"))
+    git_state = start.git_state.__wrapped__
     assert git_state() is None
     git("init")
     (tmp_path / "code.py").write_text("1")

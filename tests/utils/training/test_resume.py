@@ -13,8 +13,8 @@ import torch
 from helpers_bad import MAINS
 from helpers_runs import difference, outcome
 
-from utils.base import checkpoint
 from utils.base.checkpoint import Checkpoint
+from utils.base.paths import BEST, LAST
 from utils.config.settings import SUPERVISED
 from utils.evaluation import run as evaluation_run
 from utils.training import loop, record, state
@@ -120,7 +120,7 @@ def test_saved_within_an_epoch_goes_on_from_that_step(name, step, run, reference
     whole = reference(name)
     with killed_at("last", STEPS + step + 1):  # a save after each step but the last, and one after the epoch
         run("cut", name=name, save_every_minutes=1e-9)
-    position = Checkpoint.load(tmp_path / "cut" / checkpoint.LAST).training["position"]
+    position = Checkpoint.load(tmp_path / "cut" / LAST).training["position"]
     assert (position["epoch"], position["step"]) == (1, step)
     assert run("cut", "--resume", "last", name=name) == 0
     assert_equal(outcome(tmp_path / "cut"), whole)
@@ -145,7 +145,7 @@ def test_a_signal_finishes_the_step_and_saves(number, place, run, reference, tmp
     error = capfd.readouterr().err
     assert "--resume last" in error
     assert "Traceback" not in error
-    position = Checkpoint.load(tmp_path / "cut" / checkpoint.LAST).training["position"]
+    position = Checkpoint.load(tmp_path / "cut" / LAST).training["position"]
     assert (position["epoch"], position["step"]) == {"step": (1, 2), "evaluate": (1, STEPS)}[place]
     assert run("cut", "--resume", "last") == 0
     assert_equal(outcome(tmp_path / "cut"), whole)
@@ -161,7 +161,7 @@ def test_a_second_signal_quits_at_once(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.optim.Adam, "step", twice)
     assert run("cut") == 130
-    assert not (tmp_path / "cut" / checkpoint.LAST).exists()
+    assert not (tmp_path / "cut" / LAST).exists()
 
 
 def test_sigterm_before_the_first_step_is_an_interruption(run, monkeypatch, capfd):
@@ -191,26 +191,26 @@ def test_more_epochs_after_the_end(run, tmp_path):
     assert run("short", n_epoch=1) == 0
     assert run("short", "--resume", "last", n_epoch=2) == 0
     long, short = outcome(tmp_path / "long"), outcome(tmp_path / "short")
-    assert_equal(short[checkpoint.LAST]["network"], long[checkpoint.LAST]["network"])
+    assert_equal(short[LAST]["network"], long[LAST]["network"])
     assert [line["epoch"] for line in short["metrics.jsonl"]] == [1, 2]
 
 
 def test_a_finished_run_only_evaluates_again(run, tmp_path, capsys):
     assert run("run", n_epoch=1) == 0
-    before = (tmp_path / "run" / checkpoint.LAST).read_bytes()
+    before = (tmp_path / "run" / LAST).read_bytes()
     assert run("run", "--resume", "last", n_epoch=1) == 0
-    assert (tmp_path / "run" / checkpoint.LAST).read_bytes() == before
+    assert (tmp_path / "run" / LAST).read_bytes() == before
     assert "validation protocol" in capsys.readouterr().out
 
 
 def test_weights_only_start_a_new_run(run, tmp_path, capsys):
     assert run("first", n_epoch=1) == 0
-    best = tmp_path / "first" / checkpoint.BEST
+    best = tmp_path / "first" / BEST
     before = {path: path.read_bytes() for path in (tmp_path / "first").iterdir() if path.is_file()}
     assert run("second", "--resume", str(best), "--lr", "1e-9", n_epoch=1) == 0
     assert "holds weights only: a new run starts from them" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in (tmp_path / "first").iterdir() if path.is_file()} == before
-    ours, theirs = (Checkpoint.load(tmp_path / run / checkpoint.BEST).network for run in ("first", "second"))
+    ours, theirs = (Checkpoint.load(tmp_path / run / BEST).network for run in ("first", "second"))
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-7) for name in ours)
 
 
@@ -218,7 +218,7 @@ def test_going_on_in_the_folder_that_the_checkpoint_lies_in(run, tmp_path, tiny_
     assert run("run", n_epoch=1) == 0
     config = tiny_config(train={**TRAIN, "n_epoch": 2})  # its snapshot_pref is another folder
     moved = (tmp_path / "run").rename(tmp_path / "moved")
-    last = moved / checkpoint.LAST
+    last = moved / LAST
     assert MAINS[SUPERVISED](["--config", str(config), "--gpu", "cpu", "--resume", str(last)]) == 0
     assert json.loads((moved / "config.json").read_text())["train"]["snapshot_pref"] == str(moved)
     assert Checkpoint.load(last).config["train"]["snapshot_pref"] == str(moved)
@@ -234,7 +234,7 @@ def test_going_on_in_the_folder_that_the_checkpoint_lies_in(run, tmp_path, tiny_
 )
 def test_going_on_with_other_hardware_says_what_it_cannot_restore(change, words, run, tmp_path, capsys):
     assert run("run", n_epoch=1) == 0
-    last = tmp_path / "run" / checkpoint.LAST
+    last = tmp_path / "run" / LAST
     content = Checkpoint.load(last)
     change(content.training["random"])
     content.save(last)
