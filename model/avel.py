@@ -178,7 +178,7 @@ class SupervisedAVELLoss(nn.Module):
 
 
 NETWORKS = {
-    "avel_supv": Network(AVELSettings, SupervisedAVEL, SupervisedAVELLoss),
-    "avel_dmrn": Network(AVELSettings, SupervisedDMRN, SupervisedAVELLoss),
-    "avel_weak": Network(WeakAVELSettings, WeaklySupervisedAVEL, ClipLoss),
+    "avel_supv": Network(AVELSettings, SupervisedAVEL, SupervisedAVELLoss, AVELSettings.supervision),
+    "avel_dmrn": Network(AVELSettings, SupervisedDMRN, SupervisedAVELLoss, AVELSettings.supervision),
+    "avel_weak": Network(WeakAVELSettings, WeaklySupervisedAVEL, ClipLoss, WeakAVELSettings.supervision),
 }

@@ -151,4 +151,4 @@ def contrast(encoding: Tensor, noisy_encoding: Tensor, is_event: Tensor) -> Tens
     return (s.masked_fill(itself, -torch.inf).logsumexp(2) - of_positives).mean()
 
 
-NETWORKS = {"cace_supv": Network(CACESettings, CACENet, CACELoss)}
+NETWORKS = {"cace_supv": Network(CACESettings, CACENet, CACELoss, CACESettings.supervision)}

@@ -296,6 +296,8 @@ def _only(modalities: str, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tenso
 
 
 NETWORKS = {
-    "supv_main_model": Network(SupervisedCMBSSettings, SupervisedCMBS, SupervisedLoss),
-    "weak_main_model": Network(WeakCMBSSettings, WeaklySupervisedCMBS, WeakLoss),
+    "supv_main_model": Network(
+        SupervisedCMBSSettings, SupervisedCMBS, SupervisedLoss, SupervisedCMBSSettings.supervision
+    ),
+    "weak_main_model": Network(WeakCMBSSettings, WeaklySupervisedCMBS, WeakLoss, WeakCMBSSettings.supervision),
 }

@@ -129,6 +129,6 @@ class WeaklySupervisedCMRAN(CMRAN):
 
 
 NETWORKS = {
-    "cmran_supv": Network(CMRANSettings, SupervisedCMRAN, EventLoss),
-    "cmran_weak": Network(WeakCMRANSettings, WeaklySupervisedCMRAN, ClipLoss),
+    "cmran_supv": Network(CMRANSettings, SupervisedCMRAN, EventLoss, CMRANSettings.supervision),
+    "cmran_weak": Network(WeakCMRANSettings, WeaklySupervisedCMRAN, ClipLoss, WeakCMRANSettings.supervision),
 }

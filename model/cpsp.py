@@ -158,4 +158,4 @@ def _mean_of_clips(sums: Tensor, events: Tensor) -> Tensor:
     return (has_event * sums / events.clamp_min(1)).sum() / has_event.sum().clamp_min(1)
 
 
-NETWORKS = {"cpsp_supv": Network(CPSPSettings, CPSP, CPSPLoss)}
+NETWORKS = {"cpsp_supv": Network(CPSPSettings, CPSP, CPSPLoss, CPSPSettings.supervision)}

@@ -29,16 +29,12 @@ from model.settings import NetworkSettings
 
 
 class Network(NamedTuple):
-    """An entry of `model.NETWORKS`: the classes that make a network."""
+    """An entry of `model.NETWORKS`: the classes that make a network, and which labels it learns from."""
 
     settings: type[NetworkSettings]
     network: type[nn.Module]  # network(settings)
     loss: type[nn.Module]  # loss(settings, weights)
-
-    @property
-    def supervision(self) -> Literal["full", "weak"]:
-        """Which labels it learns from: those of segments, or of clips."""
-        return self.settings.supervision
+    supervision: Literal["full", "weak"]  # its settings' own: labels of segments, or of clips
 
 
 class Explanation(NamedTuple):

@@ -249,6 +249,6 @@ def shares_of_time(x: Tensor) -> Tensor:
 
 
 NETWORKS = {
-    "psp_supv": Network(PSPSettings, SupervisedPSP, SupervisedPSPLoss),
-    "psp_weak": Network(WeakPSPSettings, WeaklySupervisedPSP, WeakPSPLoss),
+    "psp_supv": Network(PSPSettings, SupervisedPSP, SupervisedPSPLoss, PSPSettings.supervision),
+    "psp_weak": Network(WeakPSPSettings, WeaklySupervisedPSP, WeakPSPLoss, WeakPSPSettings.supervision),
 }

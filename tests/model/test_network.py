@@ -142,14 +142,13 @@ def test_correct_counts_segments_or_clips():
     assert network.correct(prediction, shares).tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("name", EXPLAINED)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_by_its_name(name):
-    entry = NETWORKS[name]
-    assert entry.supervision == ("weak" if "weak" in name else "full")
-    assert isinstance(build_model({"name": name, **TINY_MODEL}), entry.network)
-    assert isinstance(build_loss({"name": name}), entry.loss)
-    settings = entry.settings(name=name, **TINY_MODEL)
-    assert isinstance(build_model(settings), entry.network)
+    settings_class, network, loss, supervision = NETWORKS[name]
+    assert supervision == settings_class.supervision == ("weak" if "weak" in name else "full")
+    assert isinstance(build_model({"name": name, **TINY_MODEL}), network)
+    assert isinstance(build_loss({"name": name}), loss)
+    assert isinstance(build_model(settings_class(name=name, **TINY_MODEL)), network)
 
 
 @pytest.mark.parametrize("name", EXPLAINED)
