@@ -25,7 +25,8 @@ A config is a JSON object with the sections `model`, `data`, `train` and `eval`.
 that stands here. `"extends": "main.json"`, relative to the file, starts from another config, so that only what differs
 is named. A relative path in a config is relative to the project's folder. `main.json` and `weak.json` spell out every
 default. Folders hold variants: `ablation/`, `localization/`, `precision/`; `baselines/`, other networks; `features/`,
-other features; `written/`, the networks as their paper has them. `studies/` holds the files of `python -m utils.study`.
+other features; `written/`, the networks as their paper has them. `studies/`, the files of
+[`python -m utils.study`](studies/README.md).
 
 On the command line a flag, or `--set KEY=VALUE` for any key (`--set train.lr_decay=0.3`,
 `--set model.quirks.own_gate=false`), overrides the config. A relative path there is relative to where you stand.
