@@ -51,6 +51,36 @@ def parse(
 
     Raises UserError for unknown or contradictory flags and whatever `utils.config` finds.
     """
+    parser = _parser(description, config)
+    values = vars(parser.parse_args(argv))
+    for flag in ("config", "resume", "output"):
+        try:
+            if values[flag] is not None:
+                file_name(values[flag])
+        except ValueError as error:
+            raise UserError(f"--{flag} {values[flag]!r} {error}") from error
+
+    source = values["config"] or str(project_path(config))
+    sections = config_files.read_json(source)
+    changes = _changes(values)
+    if "eval.localize" in changes and "eval.threshold" not in changes:
+        sections = _without_other_rules_threshold(sections, changes["eval.localize"].value)
+    for key, change in changes.items():
+        sections = config_files.merge(sections, _nested(key, change.value))
+    settings = config_files.build(sections, source, {key: change.flag for key, change in changes.items()})
+    if settings.supervision != supervision:
+        raise UserError(
+            f"{source}: describes {settings.model.name}, which {MAINS[settings.supervision]} trains; this is "
+            f"{MAINS[supervision]}"
+        )
+    return settings, Options(
+        **{name: values[name] for name in ("gpu", "resume", "evaluate", "output")},
+        named=frozenset(changes),
+        command=["python", parser.prog, *(sys.argv[1:] if argv is None else argv)],
+    )
+
+
+def _parser(description: str, config: str) -> Parser:
     parser = Parser(description=description, epilog="A key that no flag gives has the value of the JSON.")
     parser.register("action", None, _Once)
     parser.add_argument("--config", metavar="JSON", help=f"settings (default: {config})")
@@ -71,50 +101,40 @@ def parse(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="any key of the config (all keys: configs/README.md), such as model.alpha=0.2; may stand there often",
     )  # fmt: skip
-    values = vars(parser.parse_args(argv))
-    for flag in ("config", "resume", "output"):
-        try:
-            if values[flag] is not None:
-                file_name(values[flag])
-        except ValueError as error:
-            raise UserError(f"--{flag} {values[flag]!r} {error}") from error
+    return parser
 
-    source = values["config"] or str(project_path(config))
-    sections = config_files.read_json(source)
+
+class _Change(NamedTuple):
+    """The value that the command line gives to a key, and the flag that gives it, as it was typed."""
+
+    value: Any
+    flag: str
+
+
+def _changes(values: dict[str, Any]) -> dict[str, _Change]:
+    """What the command line changes in the config, by key.
+
+    Raises UserError where two flags contradict each other, and for one that an evaluation has no use for.
+    """
     given = {f"{key.key.flags[-1]} {values[name]}": (name, values[name])
              for name, key in KEYS.items() if values.get(name) is not None}  # fmt: skip
     given |= {f"--set {text}": _key_and_value(text) for text in values["set"]}
-    flags: dict[str, str] = {}  # key -> the flag that gave it
-    changes: dict[str, Any] = {}
+    changes: dict[str, _Change] = {}
     for flag, (name, text) in given.items():
-        for key, value in _changes(flag, name, text).items():
-            if key in flags and changes[key] != value:
-                raise UserError(f"{flags[key]} and {flag} contradict each other; leave one out")
-            flags[key], changes[key] = flag, value
+        for key, value in _keys_and_values(flag, name, text).items():
+            if key in changes and changes[key].value != value:
+                raise UserError(f"{changes[key].flag} and {flag} contradict each other; leave one out")
+            changes[key] = _Change(value, flag)
             if values["evaluate"] and declaration(key).training_only:
                 more = " (its batches are --test_batch_size)" if key == "train.batch_size" else ""
                 raise UserError(f"--evaluate trains nothing, so {flag} contradicts it{more}; leave one of the two out")
-    if "eval.threshold" not in changes:
-        sections = _without_other_rules_threshold(sections, changes.get("eval.localize"))
-    for key, value in changes.items():
-        sections = config_files.merge(sections, _nested(key, value))
-    settings = config_files.build(sections, source, flags)
-    if settings.supervision != supervision:
-        raise UserError(
-            f"{source}: describes {settings.model.name}, which {MAINS[settings.supervision]} trains; this is "
-            f"{MAINS[supervision]}"
-        )
-    return settings, Options(
-        **{name: values[name] for name in ("gpu", "resume", "evaluate", "output")},
-        named=frozenset(changes),
-        command=["python", parser.prog, *(sys.argv[1:] if argv is None else argv)],
-    )
+    return changes
 
 
 def _without_other_rules_threshold(sections: dict[str, Any], rule: Any) -> dict[str, Any]:
     """A config without the threshold of its own localization rule, where the command line chooses another one."""
     own = sections.get("eval")
-    if rule is None or not isinstance(own, dict) or own.get("localize", rule) == rule:
+    if not isinstance(own, dict) or own.get("localize", rule) == rule:
         return sections
     return {**sections, "eval": {key: value for key, value in own.items() if key != "threshold"}}
 
@@ -126,7 +146,7 @@ def _key_and_value(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _changes(flag: str, name: str, text: str) -> dict[str, Any]:
+def _keys_and_values(flag: str, name: str, text: str) -> dict[str, Any]:
     """The config keys that a flag sets, by their present names, and their values."""
     changes = flat(without_removed(renamed(_nested(name, _value(name, text)), flag), flag))
     return {key: _in_config(value) if key in PATHS else value for key, value in changes.items()}
