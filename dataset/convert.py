@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -26,6 +25,7 @@ from dataset.writing import RowWriter, alone, bytes_of_file, size_of_file
 from utils.base.atomic import atomic_path, make_folder, require_free_space, require_no_obstacle
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
+from utils.base.output import log_to_terminal
 from utils.base.text import reading, require_file
 
 DTYPES = ("float32", "float16")
@@ -177,8 +177,7 @@ def main(argv: list[str] | None = None) -> None:
         help="visual features are stored with flattened grids, row by row, of this height and width",
     )  # fmt: skip
     args = parser.parse_args(argv)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("dataset").setLevel(logging.INFO)  # what is taken otherwise than by name
+    log_to_terminal(sys.stderr)
 
     files.require_folder(args.root)
     features = [name for name in files.FEATURES if os.path.lexists(args.root / name)]

@@ -7,7 +7,6 @@ splits. Needs the label files and the splits; of the features, at most one file'
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from dataset.stats.counts import folder_statistics
 from dataset.stats.table import report_lines
 from utils.base.errors import command
 from utils.base.flags import Parser
+from utils.base.output import log_to_terminal
 
 
 @command
@@ -25,8 +25,7 @@ def main(argv: list[str] | None = None) -> None:
         "--figure", type=Path, help="where the figure goes (default: statistics.png in the data folder)"
     )
     args = parser.parse_args(argv)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("dataset").setLevel(logging.INFO)  # what is taken otherwise than by name
+    log_to_terminal(sys.stderr)
 
     statistics = folder_statistics(args.root)
     print(*report_lines(statistics), sep="\n")

@@ -7,7 +7,6 @@ python -m dataset.synthetic --out FOLDER --annotations Annotations.txt  # AVE's 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
 from dataset import files
@@ -15,6 +14,7 @@ from dataset.synthetic.clips import DTYPES, Settings
 from dataset.synthetic.generate import generate
 from utils.base.errors import UserError, command
 from utils.base.flags import Parser
+from utils.base.output import log_to_terminal
 from utils.base.text import read_json
 
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     if "grid" in given:
         given["grid"] = tuple(given["grid"])
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal(sys.stderr)
     folder = generate(out, Settings(**given), force=force)
     record = read_json(folder / files.GENERATED)
     size = sum(record["bytes"].values())

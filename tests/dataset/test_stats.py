@@ -144,9 +144,9 @@ def test_the_leaked_clips_of_ave(ave_files):
     assert len(leaked_clips(ave_files, "val")) == 10
 
 
-def test_an_array_under_another_name_is_said(folder, caplog):
+def test_an_array_under_another_name_is_said(folder, capsys):
     order = folder / files.order_file("train")
     with h5py.File(order, "r+") as file:
         file.move(files.ORDER_KEY, "rows")
     assert stats_command.main(["--root", str(folder)]) == 0
-    assert f"{order}: takes its only array, 'rows', for 'order'" in caplog.messages
+    assert f"{order}: takes its only array, 'rows', for 'order'" in capsys.readouterr().err

@@ -100,16 +100,17 @@ def guarded_output() -> Iterator[Stream]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     out = Stream(sys.stdout, _UNSAFE, required=True)
-    sys.stdout, sys.stderr = out, Stream(sys.stderr, _UNSAFE_BESIDE_BARS, required=False)
+    err = Stream(sys.stderr, _UNSAFE_BESIDE_BARS, required=False)
+    sys.stdout, sys.stderr = out, err
     try:
         yield out
     finally:
         with contextlib.suppress(OutputLost):
             out.flush()
-        sys.stderr.flush()
+        err.flush()
         sys.stdout, sys.stderr = before
         root = logging.getLogger()
-        root.handlers[:] = [handler for handler in root.handlers if getattr(handler, "stream", None) is not out]
+        root.handlers[:] = [handler for handler in root.handlers if getattr(handler, "stream", None) not in (out, err)]
 
 
 def _open_what_is_closed() -> None:
@@ -152,10 +153,10 @@ class MessageFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-def log_to_terminal() -> None:
-    """Send the project's messages to standard output."""
+def log_to_terminal(stream: TextIO | None = None) -> None:
+    """Send the project's messages to standard output, or to another stream, and nowhere else."""
     threading.excepthook = _say_thread_failed
-    logging.getLogger().handlers[:] = [MessageHandler(sys.stdout)]
+    logging.getLogger().handlers[:] = [MessageHandler(stream or sys.stdout)]
     log_from(logging.INFO)
 
 
