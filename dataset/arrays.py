@@ -147,7 +147,7 @@ def rows_of_split(root: str | os.PathLike, split: str, clips: float, counted: st
 
 @functools.cache
 def say_once(message: str) -> None:
-    """Log what holds for a whole folder once, although every split of a run opens it anew."""
+    """Log a message once in this process: every split of a run opens the same files, and would say the same."""
     _log.info(message)
 
 

@@ -1,4 +1,4 @@
-"""Fetch and verify the AVE files: `python -m dataset.download [--to data] [--weak] [--checkpoints] [--videos]`.
+"""Fetching files, going on where a download broke off: what `python -m dataset.download` does for each one.
 
 A file is fetched into the folder `.download` beside its target, verified there (`dataset.download.verify`), and only
 then renamed: what stands in the data folder is whole. A download that broke off or was killed continues

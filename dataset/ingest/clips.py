@@ -91,7 +91,7 @@ class Reader:
         return [state_of(source.path(clip.id)) for source in self.sources]
 
     def layout(self, clip: Clip) -> Layout | str:
-        """What other clips must share with this one, or the reason why it is left out. Raises UserError as `read`."""
+        """The layout of a clip, which all must have, or the reason why it is left out. Raises UserError as `read`."""
         outcome, arrays = self._arrays(clip, self.form.segments)
         if outcome.left_out is not None:
             return outcome.left_out

@@ -90,7 +90,7 @@ for _core in ("numpy.core", "numpy._core"):  # of NumPy 1 and 2
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own, not C's: what it takes of memory it has read from the file, whatever sizes the file claims."""
+    """Python's own unpickler, not C's, which takes as much memory as the file claims before it reads that."""
 
     dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
 
@@ -109,7 +109,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def unpickled(content: bytes) -> Any:
-    """What a pickle of any protocol, Python's 2 included, holds: an array, a list, a dict of these, or else.
+    """The content of a pickle of any protocol, Python 2's too: an array, a list, a dict of these, or another value.
 
     Raises Refused, by name, for anything but NumPy arrays, numbers, strings, lists, tuples and dicts; any exception for
     a damaged one.

@@ -127,7 +127,7 @@ def _our_fields(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _harmless() -> list[Any]:
-    """What may lie beside weights besides what torch allows: NumPy's numbers and texts, options, paths, times."""
+    """Types that a file may hold besides those that torch allows: NumPy's numbers and texts, options, paths, times."""
     scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
     modules = ("numpy._core.multiarray", "numpy.core.multiarray")  # of NumPy 2 and 1
     kinds = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"

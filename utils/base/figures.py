@@ -1,4 +1,4 @@
-"""What every figure needs: names of others that are shown as they are. It imports no matplotlib."""
+"""Names in figures, whatever characters they hold, shown as they are written. It imports no matplotlib."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _OLDEST = {"torch": (2, 11), "scipy": (1, 15)}
 
 
 def require_packages() -> None:
-    """End a command of this project, in one line, where Python or packages are missing: `.venv` isn't active, mostly.
+    """End a command of this project, in one line, where Python is too old or packages are missing.
 
     Importing the modules into other programs is left alone.
     """

@@ -74,7 +74,7 @@ def _networks() -> list[str]:
 
 
 def _by_network(texts: dict[str, str]) -> str:
-    """What is the same for all networks, or for which ones it is what."""
+    """One text where it is that of all networks, else each one with the networks that it is for."""
     different = list(dict.fromkeys(texts.values()))
     if len(different) == 1:
         return different[0]

@@ -187,7 +187,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _belong_together(self) -> Config:
-        """Raise for settings that contradict each other, or whose effect somebody wanted and would not get."""
+        """Raise for settings that contradict each other, or that would have no effect."""
         generated = self.data.generate
         if generated is not None and generated.categories not in (None, self.model.categories):
             raise ValueError(

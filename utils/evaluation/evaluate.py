@@ -97,7 +97,7 @@ def no_bar() -> bool | None:
 
 
 def finite_clips(values: Iterable[Any]) -> Tensor:
-    """Which clips of a batch have finite numbers alone in all of some tensors [B, ...]: [B] bool."""
+    """Which clips of a batch are finite in every floating-point tensor [B, ...] among some values: [B] bool."""
     kept = [x for x in values if isinstance(x, Tensor) and x.is_floating_point()]
     return torch.stack([x.isfinite().flatten(1).all(1) for x in kept]).all(0)
 

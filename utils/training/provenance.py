@@ -1,4 +1,4 @@
-"""How to get a run's result again: `run.json` of a run folder, and what differs between two runs.
+"""How a run was made: `run.json` of its folder, from which its result can be had again.
 
 `run.json` holds "data" (see `dataset.fingerprint`) and "starts", one entry for each time that the run was
 started or gone on with: when, the command line and its folder, device, package versions, git commit.
