@@ -34,7 +34,7 @@ def comparison(compared: list[Compared], protocol: Protocol | None = None) -> st
         markdown(*_apart(scores)),
     ]
     for other in others:
-        table = _by_category(compared[0].evaluations[0], scores[other][ACCURACY], scores[base][ACCURACY])
+        table = _by_category(compared[0].evaluations[0], base, scores[other][ACCURACY], scores[base][ACCURACY])
         parts += [f"{SCORES[ACCURACY].capitalize()} by category, %: {other} less {base}", markdown(*table)]
     several = any(len(one.evaluations) > 1 for one in compared)
     return "\n\n".join([*(part.rstrip("\n") for part in parts), _explained(several)])
@@ -78,7 +78,9 @@ def _apart(every: dict[str, Scores]) -> tuple[list[str], list[list[str]]]:
     return ["evaluation", *(SCORES[name] for name in names)], body
 
 
-def _by_category(stored: Stored, scores: np.ndarray, base: np.ndarray) -> tuple[list[str], list[list[str]]]:
+def _by_category(
+    stored: Stored, base_name: str, scores: np.ndarray, base: np.ndarray
+) -> tuple[list[str], list[list[str]]]:
     """A row for each category that a clip's event has, and one of clips without an event where there are any."""
     names = [*stored.metrics["categories"], "background"]
     of_clip = clip_categories(stored.target, len(names) - 1)
@@ -87,7 +89,7 @@ def _by_category(stored: Stored, scores: np.ndarray, base: np.ndarray) -> tuple[
         ours, theirs = scores[:, of_clip == index], base[:, of_clip == index]
         difference = difference_interval(ours, theirs).text("+")
         body.append([names[index], f"{theirs.mean():.2f}", difference, *map(str, won_lost_tied(ours, theirs))])
-    return ["category", "the first", "difference", "clips won", "lost", "tied"], body
+    return ["category", base_name, "difference", "clips won", "lost", "tied"], body
 
 
 def _explained(several: bool) -> str:
