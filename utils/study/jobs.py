@@ -7,7 +7,6 @@ and the record of that job (`utils.study.job_record`).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -23,7 +22,6 @@ from utils.base.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, Us
 from utils.base.interrupts import on_stop
 from utils.base.locks import try_hold
 from utils.base.paths import CHOSEN_BY, LAST, ROOT
-from utils.base.text import read_text
 from utils.config.settings import MAINS
 from utils.study.job_record import Record, read_record, write_record
 from utils.study.results import evaluated_accuracy, evaluation_folder, trained
@@ -53,13 +51,9 @@ class Job:
     def __call__(self) -> None:
         """Make the runs. Raises Interrupted when asked to stop; the run in progress has saved its state then."""
         with on_stop(self.stop):
-            for group in self.groups:
-                for run in group:
-                    done = self._make(run)
-                    if self._stopping:
-                        raise Interrupted("stopped; the same command goes on where the runs were")
-                    if not done:
-                        break  # what evaluates its weights has to wait
+            left = self.groups
+            for patience in (0.0, _PATIENCE):  # a lock that somebody only looked at is free the second time
+                left = [group for group in left if not self._make(group, patience)]
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit calls when the time is over and before it requeues the job: ends the run, which saves first."""
@@ -75,15 +69,20 @@ class Job:
         if self._process is not None:
             self._process.terminate()
 
-    def _make(self, run: Run) -> bool:
-        """Make a run, unless another job makes it or has; returns whether it is made."""
-        lock = try_hold(make_folder(run.folder.parent) / run.lock.name, _PATIENCE)
-        if lock is None:
-            return False
-        try:
-            return self._make_alone(run)
-        finally:  # not by `with lock`: that would count as holding it twice
-            lock.release()
+    def _make(self, group: list[Run], patience: float) -> bool:
+        """Make the runs of a group one after another until one fails; returns False where another job has one."""
+        for run in group:
+            lock, done = try_hold(make_folder(run.folder.parent) / run.lock.name, patience), False
+            if lock is not None:
+                try:
+                    done = self._make_alone(run)
+                finally:  # not by `with lock`: that would count as holding it twice
+                    lock.release()
+            if self._stopping:
+                raise Interrupted("stopped; the same command goes on where the runs were")
+            if not done:  # what evaluates its weights has to wait
+                return lock is not None
+        return True
 
     def _make_alone(self, run: Run) -> bool:
         """Make a run whose lock this job holds, unless another job has made it since; returns whether it is made."""
@@ -127,10 +126,8 @@ class Job:
 
 def commands(run: Run, gpu: str | None) -> list[list[str]]:
     """The command lines that make a run; they share its settings, which are written to a file."""
-    settings = json.dumps(run.config.model_dump(), indent=2) + "\n"
-    # As it is, if it is the same: an evaluation that is younger than its settings stands.
-    if not run.settings.is_file() or read_text(run.settings) != settings:
-        write_text(run.settings, settings)
+    if not run.has_settings():  # else the file stays as it is: an evaluation that is younger than it stands
+        write_text(run.settings, run.settings_text)
     base = [sys.executable, str(ROOT / MAINS[run.config.supervision]), "--config", str(run.settings)]
     base += [] if gpu is None else ["--gpu", gpu]
     if run.source is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from utils.base.errors import UserError
 from utils.base.paths import ROOT, config_path, project_path
-from utils.base.text import validated
+from utils.base.text import read_text, validated
 from utils.config import files as config_files
 from utils.config.renamed import moved, with_old_name
 from utils.config.settings import Config, file_name
@@ -79,6 +80,15 @@ class Run(NamedTuple):
     def settings(self) -> Path:
         """The file of the run's whole config."""
         return self.folder.with_name(self.folder.name + ".json")
+
+    @property
+    def settings_text(self) -> str:
+        """What `settings` holds of a run that was made as the study asks for it now."""
+        return json.dumps(self.config.model_dump(), indent=2) + "\n"
+
+    def has_settings(self) -> bool:
+        """Whether the run was last made as the study asks for it now."""
+        return self.settings.is_file() and read_text(self.settings) == self.settings_text
 
     @property
     def lock(self) -> Path:

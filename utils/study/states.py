@@ -11,6 +11,7 @@ from typing import NamedTuple
 from utils.base.errors import EXIT_INTERRUPTED
 from utils.base.locks import is_held
 from utils.base.output import printable
+from utils.base.paths import CHOSEN_BY
 from utils.evaluation.protocols import PROTOCOLS, read_epochs
 from utils.study.job_record import Record, read_record
 from utils.study.results import result_of
@@ -59,9 +60,22 @@ def state_of(run: Run, record: Record | None, queue: dict[str, str] | None) -> S
         what = "of which squeue says nothing" if queue is None else queue.get(record.job)
         if what is not None:
             return State(run, "waiting", f"SLURM job {record.job}, {what}; {_progress(run)}")
+    if record is not None and record.code == 0 and _changed_since(run, record):
+        return State(run, "waiting", f"{_progress(run)}; its settings or weights have changed since it was done")
     if record is None or record.code == EXIT_INTERRUPTED or record.began is None:
         return State(run, "stopped", f"{_progress(run)}; the study goes on with it when it is started again")
     return State(run, "failed", _failure(run, record))
+
+
+def _changed_since(run: Run, record: Record) -> bool:
+    """Whether a run that ended well has other settings now, or other weights to evaluate: then it is made again."""
+    if not run.has_settings():
+        return True
+    if run.source is None:
+        return False
+    weights = [run.source.folder / name for name in CHOSEN_BY.values()]
+    newer = any(path.exists() and path.stat().st_mtime > record.ended for path in weights)
+    return newer or result_of(run.source) is None
 
 
 def slurm_queue(records: Iterable[Record | None]) -> dict[str, str] | None:

@@ -27,6 +27,7 @@ from utils.study import engines, jobs
 from utils.study.jobs import Job
 from utils.study.results import result_of
 from utils.study.runs import Study
+from utils.study.states import states
 
 
 def test_a_study_runs_stops_at_nothing_and_goes_on(write_study, tmp_path, capsys):
@@ -42,6 +43,7 @@ def test_a_study_runs_stops_at_nothing_and_goes_on(write_study, tmp_path, capsys
     assert (tmp_path / "study" / "table.md").read_text() == table
 
     longer = write_study(seeds=[1], set={"train": {"n_epoch": 2}})
+    assert "waiting, epoch 2 of 2, about" in str(states([Study(longer)])[0])
     assert study_command.main([longer, "--gpu", "cpu"]) == EXIT_DONE
     assert "going on after epoch 1" in out.read_text().removeprefix(once)
     lines = [json.loads(line) for line in (out.parent / "seed-1" / "metrics.jsonl").read_text().splitlines()]
@@ -125,6 +127,8 @@ def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_p
     other = write_study(seeds=[1], runs={"weak": weak}, readings={"relative": ["weak", activation.name]})
     asked = Study(other).runs[1]
     assert result_of(asked) is None
+    changed = ": waiting, evaluates weak, seed 1; its settings or weights have changed since it was done"
+    assert str(states([Study(other)])[1]).endswith(changed)
     assert len(jobs.commands(asked, None)) == 2
     assert result_of(asked) is None
     assert study_command.main([other, "--table"]) == EXIT_DONE
@@ -136,6 +140,7 @@ def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_p
 
     (trained.folder / "best.pth.tar").touch()  # newer weights: the evaluation is of older ones
     assert result_of(read) is None
+    assert str(states([Study(path)])[1]).endswith(changed)
     os.utime(trained.folder / "best.pth.tar", (4e9, 4e9))
     with pytest.raises(UserError, match=r"best\.pth\.tar: was written in the future"):
         result_of(read)
