@@ -6,7 +6,9 @@ import contextlib
 import io
 import logging
 import os
+import shlex
 import signal
+import sys
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -224,13 +226,22 @@ def _slurm_executor(folder: Path, options: dict[str, Any]) -> submitit.SlurmExec
     known = submitit.SlurmExecutor._valid_parameters()
     others = {name.replace("_", "-"): value for name, value in named.items() if name not in known}
     try:
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUES)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUES, python=python_of_jobs())
         executor.update_parameters(
             **{name: value for name, value in named.items() if name in known}, additional_parameters=others
         )
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"--cluster slurm: {error}") from error
     return executor
+
+
+def python_of_jobs() -> str:
+    """The command, as a shell takes it, that starts Python with submitit's signal ignored until submitit waits for it.
+
+    Else a job that is preempted in its first second would be killed, and not requeued.
+    """
+    ignoring = f"trap '' {submitit.JobEnvironment.USR_SIG}; exec \"$@\""
+    return shlex.join(["sh", "-c", ignoring, "sh", sys.executable])
 
 
 def _note(run: Run, record: Record) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from helpers_runs import difference, outcome
 from utils.base.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from utils.base.locks import hold
 from utils.study import __main__ as study_command
+from utils.study.engines import python_of_jobs
 from utils.study.job_record import Record, read_record, write_record
 from utils.study.jobs import Job
 from utils.study.runs import Run, Study
@@ -191,6 +193,7 @@ def test_slurm_is_asked_for_a_job_array_once(write_study, tmp_path, fake_slurm, 
     asked = {line.removeprefix("#SBATCH --") for line in (tmp_path / "asked").read_text().splitlines()}
     wanted = {"partition=fast", "time=90", "mem=16G", "gpus-per-node=1", "qos=low", "hint=nomultithread"}
     assert wanted | {"array=0-1%2", "signal=USR2@90"} <= asked
+    assert any(f"{python_of_jobs()} -u -m submitit" in line for line in asked)
     assert [state.text for state in states([Study(path)])] == [
         "SLURM job 7_0, PENDING; epoch 1 of 2",
         "epoch 1 of 2; the study goes on with it when it is started again",  # cancelled before it began
@@ -207,6 +210,12 @@ def test_slurm_is_asked_for_a_job_array_once(write_study, tmp_path, fake_slurm, 
     assert study_command.main([path, *flags]) == EXIT_USER_ERROR
     assert "squeue doesn't say" in capsys.readouterr().err
     assert "of which squeue says nothing" in states([Study(path)])[0].text
+
+
+def test_a_signal_does_not_kill_a_job_before_submitit_waits_for_it():
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('alive')"
+    command = [*shlex.split(python_of_jobs()), "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "alive\n"
 
 
 @pytest.mark.parametrize(
