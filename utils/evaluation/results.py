@@ -136,7 +136,9 @@ def _readable_json(values: dict[str, Any]) -> str:
 def read_metrics(folder: Path) -> dict[str, Any]:
     """`metrics.json` of an evaluation's folder, whatever it holds. Raises UserError where there is no JSON object."""
     path = folder / METRICS
-    metrics = read_json(path, advice=f"{folder} is not an evaluation's folder")
+    within = sorted(folder.glob(f"*/{METRICS}"))
+    advice = f"{folder} is not an evaluation's folder{f', but {within[0].parent} is' if within else ''}"
+    metrics = read_json(path, advice=advice)
     if not isinstance(metrics, dict):
         raise UserError(f"{path}: is damaged (no JSON object); evaluate again with supv_test.sh or weak_test.sh")
     return metrics

@@ -22,19 +22,25 @@ _log = logging.getLogger(__name__)
 def check_sizes(dataset: AVEDataset, settings: NetworkSettings) -> None:
     """Raise UserError when the files have other sizes than the network."""
     root = dataset.root
-    for name, size, key, wanted in (
-        (files.VISUAL, dataset.sources[0].visual.shape[-1], "video_inputdim", settings.video_inputdim),
-        (files.AUDIO, dataset.sources[0].audio.shape[-1], "audio_inputdim", settings.audio_inputdim),
-        ("labels", dataset.categories, "categories", settings.categories),
+    for file, size, what, key, wanted in (
+        (
+            root / files.VISUAL,
+            dataset.sources[0].visual.shape[-1],
+            "features",
+            "video_inputdim",
+            settings.video_inputdim,
+        ),
+        (root / files.AUDIO, dataset.sources[0].audio.shape[-1], "features", "audio_inputdim", settings.audio_inputdim),
+        (root, dataset.categories, "categories", "categories", settings.categories),
     ):
         if size != wanted:
-            if name == files.VISUAL and dataset.sources[0].visual.shape[2] == wanted:
+            if file.name == files.VISUAL and dataset.sources[0].visual.shape[2] == wanted:
                 raise UserError(
-                    f"{root / name}: has {wanted} features for each cell before its grid, not after it; "
+                    f"{file}: has {wanted} features for each cell before its grid, not after it; "
                     f"`python -m dataset.convert --data_root {root} --to DIR --channels-first` writes them after it"
                 )
             raise UserError(
-                f"{root / name}: has {size} where the config says model.{key} = {wanted}; change one of them"
+                f"{file}: has {size} {what}, and the config says model.{key} = {wanted}; change one of them"
             )
 
 

@@ -96,12 +96,12 @@ def _started_from(network: nn.Module, config: Config, options: Options) -> Check
 
 def _datasets(make_dataset: MakeDataset, config: Config) -> dict[str, AVEDataset]:
     """The splits to train with; a data folder may do without a val split, which only serves to choose an epoch."""
-    root, splits = config.data.folder, files.SPLITS
-    order = root / files.order_file("val")
-    if root.is_dir() and not os.path.lexists(order):
-        _log.info(f"{order}: isn't there, so there is no val split and no validation protocol")
-        splits = tuple(split for split in splits if split != "val")
+    root, order = config.data.folder, config.data.folder / files.order_file("val")
+    has_val = os.path.lexists(order)
+    splits = tuple(split for split in files.SPLITS if split != "val" or has_val)
     require_trainable(root, config.label_regime, splits)
+    if not has_val:
+        _log.info(f"{order}: isn't there, so there is no val split and no validation protocol")
     if fewer := fewer_clips(root, splits):
         _log.warning(fewer)
     return {split: make_dataset(root, split, dtype_of(config.train.precision)) for split in splits}

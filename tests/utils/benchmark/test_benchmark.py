@@ -150,7 +150,7 @@ def test_two_configs_of_one_supervision_both_have_their_rows(tiny_config, tmp_pa
         (["--rows", "*/data/host", "--data_root", "{folder}"], "1 of 1 rows could not be measured"),
         (
             ["--rows", "*/data/host", "--data_root", "{data}", "--config", "{wide}"],
-            "where the config says model.video_",
+            "16 features, and the config says model.video_",
         ),
     ],
 )

@@ -137,6 +137,7 @@ def test_what_is_no_evaluation_is_refused(tmp_path, capsys):
     assert "is one evaluation alone" in refused(capsys, main, first)
     assert "is named twice" in refused(capsys, main, first, first)
     assert "not an evaluation's folder" in refused(capsys, main, first, tmp_path / "nowhere")
+    assert f"not an evaluation's folder, but {first} is" in refused(capsys, main, first.parent, first)
     (tmp_path / "text.json").write_text("{}")
     assert "title" in refused(capsys, main, first, tmp_path / "text.json")
     lines = (first / results.PREDICTIONS).read_text()
