@@ -43,7 +43,9 @@ def some_labels(name: str, clips: int, segments: int = 10) -> torch.Tensor:
 def test_only_used_parts_have_parameters(name):
     assert sum(p.numel() for p in build_model({"name": name}).parameters()) == PARAMETERS[name]
     network = tiny(name)
-    build_loss({"name": name})(network(*features(4)), some_labels(name, 4))["total"].backward()
+    terms = build_loss({"name": name})(network(*features(4)), some_labels(name, 4))
+    assert terms.keys() == {*NETWORKS[name].settings.loss_terms, "total"}
+    terms["total"].backward()
     without = [key for key, p in network.named_parameters() if p.grad is None]
     assert not without
 

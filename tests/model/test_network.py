@@ -169,6 +169,7 @@ def test_trains_under_autocast(name):
     labels = torch.eye(4)[torch.randint(0, 4, (3, 10) if NETWORKS[name].supervision == "full" else (3,))]
     with torch.autocast("cpu", torch.bfloat16):
         terms = loss(network(torch.rand(3, 10, 3, 3, 16), torch.rand(3, 10, 8)), labels)
+    assert terms.keys() == {*NETWORKS[name].settings.loss_terms, "total"}
     assert all(term.dtype == torch.float32 for term in terms.values())
     terms["total"].backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
