@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.base.errors import Interrupted
+from utils.base.errors import Interrupted, UserError
 
 EXIT_LOST = 3  # ended because another process of the run did
 LAUNCHED = "--gpu"  # what a run of several processes is called, for torch elastic, that `--gpu 0,1` started
@@ -29,6 +29,14 @@ _control: dist.ProcessGroup | None = None  # over which numbers on the CPU trave
 def is_distributed() -> bool:
     """Whether torchrun, or `launch`, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def nodes() -> int:
+    """On how many machines this command was started for one run, as torchrun's variable says."""
+    said = os.environ.get("PET_NNODES", "1")
+    if not said.isdecimal() or int(said) < 1:
+        raise UserError(f"PET_NNODES={said}: is not the number of machines of a run")
+    return int(said)
 
 
 def join(device: torch.device) -> None:

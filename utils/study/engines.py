@@ -74,7 +74,7 @@ def run_all(studies: list[Study], engine: str, gpu: str | None, options: dict[st
         _run_on_devices(_groups(left), folder, gpu.split(",") if gpu else [None], progress)
     else:
         for group in _groups(left):
-            Job([group], gpu, {}, progress.began)()
+            Job([group], [gpu], {}, progress.began)()
             progress.tell()
     progress.end()
 
@@ -144,32 +144,30 @@ class _Progress:
 
 
 def _run_on_devices(groups: list[list[Run]], folder: Path, devices: list[str | None], progress: _Progress) -> None:
-    """Keep the devices of this machine busy: a job for each of them takes one run after another."""
+    """Keep the devices of this machine busy: one job, in whose process for each of them one run follows another."""
+    devices = devices[: len(groups)]
     # Of CUDA_VISIBLE_DEVICES submitit takes away all that a job doesn't ask it for; --gpu chooses among them here.
     environment = {**share_of_cores(len(devices)), "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
     executor = submitit.LocalExecutor(folder)
-    executor.update_parameters(timeout_min=_NO_LIMIT)
-    jobs: list[submitit.LocalJob] = []
+    executor.update_parameters(timeout_min=_NO_LIMIT, tasks_per_node=len(devices))
+    job: submitit.LocalJob | None = None
     stopping = False
 
     def stop(*_: object) -> None:
         nonlocal stopping
         stopping = True
-        for job in jobs:
-            if not job.done():
-                os.kill(int(job.job_id), signal.SIGTERM)  # which it passes on; `job.cancel` kills after a second
+        if job is not None and not job.done():
+            os.kill(int(job.job_id), signal.SIGTERM)  # which it passes on; `job.cancel` kills after a second
 
     with on_stop(stop), when_output_is_lost(stop):
-        for device in devices[: len(groups)]:
-            if not stopping:
-                # The terminal's Ctrl-C shall not reach the processes that are started: `stop` tells them, once.
-                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-                try:
-                    jobs.append(executor.submit(Job(groups, device, environment, progress.began)))
-                finally:
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        # The terminal's Ctrl-C shall not reach the processes that are started: `stop` tells them, once.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            job = executor.submit(Job(groups, devices, environment, progress.began))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         asked_again = time.monotonic()
-        while not all([job.done() for job in jobs]):
+        while not job.done():
             time.sleep(_POLL)
             progress.tell()
             if stopping and time.monotonic() - asked_again > _ASK_AGAIN:
@@ -177,11 +175,10 @@ def _run_on_devices(groups: list[list[Run]], folder: Path, devices: list[str | N
                 stop()
     if stopping:
         raise Interrupted("stopped; the same command goes on where the runs were")
-    for job in jobs:
-        if not job.paths.result_pickle.exists() or job.exception() is not None:
-            raise UserError(
-                f"a job of the study ended before its runs: {last_line(job.paths.stderr)} ({job.paths.stderr})"
-            )
+    for process in map(job.task, range(len(devices))):
+        if not process.paths.result_pickle.exists() or process.exception() is not None:
+            log = process.paths.stderr
+            raise UserError(f"a job of the study ended before its runs: {last_line(log)} ({log})")
 
 
 def _submit(runs: list[Run], studies: list[Study], folder: Path, gpu: str | None, options: dict[str, Any]) -> None:
@@ -205,7 +202,7 @@ def _submit(runs: list[Run], studies: list[Study], folder: Path, gpu: str | None
         executor = _slurm_executor(folder, options)
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # submitit says there what it raises
-                jobs = executor.submit_array([Job([group], gpu, {}, time.time()) for group in groups])
+                jobs = executor.submit_array([Job([group], [gpu], {}, time.time()) for group in groups])
         except (RuntimeError, OSError) as error:
             raise UserError(f"SLURM doesn't take the runs: {error}") from error
         for job, group in zip(jobs, groups, strict=True):

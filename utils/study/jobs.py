@@ -37,13 +37,13 @@ class Job:
 
     Args:
         groups: a run that trains, and those that evaluate its weights; or only the latter, if the weights are there.
-        gpu: what --gpu says to the runs.
+        devices: what --gpu says to the runs, for each of the processes in which submitit calls the job.
         environment: variables that the runs get with another value than the job has; None: without that variable.
         submitted: when, in seconds since 1970. What ended since, in whichever job, isn't made again.
     """
 
     groups: list[list[Run]]
-    gpu: str | None
+    devices: list[str | None]
     environment: dict[str, str | None]
     submitted: float
     _process: subprocess.Popen | None = None
@@ -62,7 +62,7 @@ class Job:
         if self._process is not None:
             with contextlib.suppress(ChildProcessError):  # not by `wait`, in the middle of which the signal came
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(Job(self.groups, self.gpu, self.environment, self.submitted))
+        return DelayedSubmission(Job(self.groups, self.devices, self.environment, self.submitted))
 
     def stop(self, *_: object) -> None:
         """Ask the run in progress to save and end, and begin no other."""
@@ -93,7 +93,7 @@ class Job:
         record = _this_job()
         write_record(run, record)
         try:
-            record.code = next((code for line in commands(run, self.gpu) if (code := self._call(run, line))), 0)
+            record.code = next((code for line in commands(run, self._gpu()) if (code := self._call(run, line))), 0)
             if record.code and self._stopping:  # asked to end, maybe before it could save
                 record.code = EXIT_INTERRUPTED
         except UserError as error:
@@ -105,6 +105,10 @@ class Job:
             record.ended = time.time()
             write_record(run, record)
         return record.code == 0
+
+    def _gpu(self) -> str | None:
+        process = submitit.JobEnvironment().global_rank if len(self.devices) > 1 else 0
+        return self.devices[process]
 
     def _call(self, run: Run, arguments: list[str]) -> int:
         environment = {**with_fewer_holes(os.environ), **self.environment}

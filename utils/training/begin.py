@@ -14,7 +14,6 @@ from utils.base.devices import choose_device, named_gpus
 from utils.base.memory import keep_freed_memory
 from utils.base.output import log_from, log_to_terminal
 from utils.config.settings import Config
-from utils.training import launching
 from utils.training.generated import generate_once
 from utils.training.randomness import seed_everything
 
@@ -33,8 +32,10 @@ def begin(config: Config, gpu: str | None) -> Iterator[torch.device]:
     log_to_terminal()
     keep_freed_memory()
     gpus = named_gpus(gpu)
-    if (len(gpus) > 1 or launching.nodes() > 1) and not processes.is_distributed():
-        sys.exit(launching.launch(len(gpus) or 1))
+    if (len(gpus) > 1 or processes.nodes() > 1) and not processes.is_distributed():
+        from utils.training.launching import launch  # here: it imports torch elastic, which nothing else needs
+
+        sys.exit(launch(len(gpus) or 1))
     device, where = choose_device(gpu)
     processes.join(device)
     if processes.rank() > 0:

@@ -24,17 +24,9 @@ from utils.base.cores import share_of_cores
 from utils.base.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from utils.base.interrupts import on_stop
 from utils.base.memory import with_fewer_holes
-from utils.base.processes import EXIT_LOST, LAUNCHED
+from utils.base.processes import EXIT_LOST, LAUNCHED, nodes
 
 _TIME_TO_SAVE = 600  # seconds that the processes have after Ctrl-C
-
-
-def nodes() -> int:
-    """On how many machines this command was started for one run, as torchrun's variable says."""
-    said = os.environ.get("PET_NNODES", "1")
-    if not said.isdecimal() or int(said) < 1:
-        raise UserError(f"PET_NNODES={said}: is not the number of machines of a run")
-    return int(said)
 
 
 def launch(processes: int) -> int:

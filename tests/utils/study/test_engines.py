@@ -79,9 +79,7 @@ def test_what_another_study_has_is_left_to_it(write_study, tmp_path, monkeypatch
     assert states([Study(path)])[0] == State(first, "running", "epoch 2 of 3, about 0:03:00 left")
     assert "not counted: CMBS, seed 1: running" in (tmp_path / "study" / "table.md").read_text()
     write_record(second, Record(engine="local", began=time.time(), ended=time.time() + 1000, code=0))
-    Job(
-        [[second]], None, {}, submitted=time.time()
-    )()  # of two jobs that have the same runs, the second makes none again
+    Job([[second]], [None], {}, submitted=time.time())()  # of two jobs with the same runs the second makes none again
     assert read_record(second).ended > time.time()
     theirs.release()
 

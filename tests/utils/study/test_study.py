@@ -89,7 +89,7 @@ def test_runs_side_by_side_share_the_cores(write_study, monkeypatch, said, threa
     run = Study(write_study()).runs[0]
     run.out.parent.mkdir(parents=True)
     asked = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
-    assert Job([], None, share_of_cores(2), submitted=0.0)._call(run, asked) == 0
+    assert Job([], [None], share_of_cores(2), submitted=0.0)._call(run, asked) == 0
     assert run.out.read_text() == f"{threads}\n"
 
 
