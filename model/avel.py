@@ -6,7 +6,6 @@ read visual [B, T, H, W, Dv] and audio [B, T, Da] features of the T, H and W tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from model.avga import AudioGuidedVisualAttention, start_xavier
 from model.interface import Explanation, Network, Prediction, best_column, correct, require_features
-from model.losses import ClipLoss, at_least_float32, with_total
+from model.losses import ClipLoss, Loss, at_least_float32
 from model.settings import AVELSettings, OneSizeSettings, WeakAVELSettings
 from model.temporal import AudioVisualLSTM
 
@@ -157,24 +156,16 @@ class WeaklySupervisedAVEL(nn.Module):
         return best_column(output.segment_logits, category=output.category_probs.argmax(1))
 
 
-class SupervisedAVELLoss(nn.Module):
+class SupervisedAVELLoss(Loss):
     """MultiLabelSoftMarginLoss(segment_probs, labels). Labels are [B, T, C+1] one-hot, background last.
 
     Returns scalars "segment" and "total", each a mean over everything.
-
-    Args:
-        weights: of the only term, "segment". Raises ValueError for another name.
     """
 
-    def __init__(self, settings: OneSizeSettings, weights: Mapping[str, float]) -> None:
-        super().__init__()
-        self.weights = settings.loss_weights(weights)
-
-    def forward(self, output: SupervisedAVELOutput, labels: Tensor) -> dict[str, Tensor]:
+    def terms(self, output: SupervisedAVELOutput, labels: Tensor) -> dict[str, Tensor]:
         probs = at_least_float32(output.segment_probs).flatten(0, 1)
         # Quirk: the loss expects logits, and the authors hand it probabilities.
-        segment = F.multilabel_soft_margin_loss(probs, labels.flatten(0, 1).to(probs.dtype))
-        return with_total({"segment": segment}, self.weights)
+        return {"segment": F.multilabel_soft_margin_loss(probs, labels.flatten(0, 1).to(probs.dtype))}
 
 
 NETWORKS = {

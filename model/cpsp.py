@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.interface import Explanation, Network, Prediction, correct, predict_events
-from model.losses import at_least_float32, event_targets, with_total
+from model.losses import Loss, at_least_float32, event_targets
 from model.psp import SupervisedPropagation, shares_of_time
 from model.settings import CPSPSettings
 
@@ -60,41 +60,37 @@ class CPSP(nn.Module):
         return predict_events(output.event_logits, output.category_logits, background=output.category_logits.shape[1])
 
 
-class CPSPLoss(nn.Module):
+class CPSPLoss(Loss):
     """BCE(event_logits, y) + CE(category_logits, c) + 100 L_pair + 0.01 L_seg + L_clip.
 
     Labels are [B, T, C+1] one-hot, background last: y[b, t] is 1 in event segments, c the clip's category (over time,
     the largest category index; 0 in a clip without an event). Returns scalars "event", "category", "similarity"
     (L_pair), "segment_contrast" (L_seg), "video_contrast" (L_clip) and "total"; the terms are unweighted.
 
-    Args:
+    Args (as those of Loss, and):
         settings: `segment_contrast` says which L_seg.
-        weights: of the terms in the total, as above where not named; 0 leaves a term out. Raises ValueError for
-            another name.
     """
 
     def __init__(self, settings: CPSPSettings, weights: Mapping[str, float]) -> None:
-        super().__init__()
+        super().__init__(settings, weights)
         self.segment_contrast = {"as_coded": segment_contrast_as_coded, "rows": segment_contrast_over_rows}[
             settings.segment_contrast
         ]
-        self.weights = settings.loss_weights(weights)
 
-    def forward(self, output: CPSPOutput, labels: Tensor) -> dict[str, Tensor]:
+    def terms(self, output: CPSPOutput, labels: Tensor) -> dict[str, Tensor]:
         event_logits, category_logits, similarity, fusion = map(at_least_float32, output)
         is_event, category = event_targets(labels)
         is_event = is_event.to(event_logits.dtype)
         # Unlike PSP's, the target of L_pair is 0 in a clip without an event.
         event_shares = is_event / (is_event.sum(1, keepdim=True) + 1e-6)
         features = F.normalize(fusion, dim=2)
-        terms = {
+        return {
             "event": F.binary_cross_entropy_with_logits(event_logits, is_event),
             "category": F.cross_entropy(category_logits, category),
             "similarity": F.mse_loss(shares_of_time(similarity.relu()), event_shares),
             "segment_contrast": self.segment_contrast(features, is_event),
             "video_contrast": video_contrast(features, category),
         }
-        return with_total(terms, self.weights)
 
 
 def segment_contrast_as_coded(features: Tensor, is_event: Tensor) -> Tensor:

@@ -16,10 +16,27 @@ if TYPE_CHECKING:
     from model.cmbs import SupervisedOutput, SupervisedOutputAsWritten, WeakOutput
 
 
-def with_total(terms: dict[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """The terms, unweighted, and "total", their weighted sum; a term of weight 0 is left out."""
-    terms = {name: term for name, term in terms.items() if weights[name]}
-    return {**terms, "total": sum(weights[name] * term for name, term in terms.items())}
+class Loss(nn.Module):
+    """Base of all losses, which give their `terms`: weights these, and adds them up.
+
+    Args:
+        settings: of the network; they name the terms, and say how much each weighs.
+        weights: of terms by name, in place of the settings' own; 0 leaves a term out. Raises ValueError for another
+            name, and where no term is left.
+    """
+
+    def __init__(self, settings: NetworkSettings, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.weights = settings.loss_weights(weights)
+
+    def forward(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
+        """The terms, unweighted, and "total", their weighted sum; a term of weight 0 is left out."""
+        terms = {name: term for name, term in self.terms(output, labels).items() if self.weights[name]}
+        return {**terms, "total": sum(self.weights[name] * term for name, term in terms.items())}
+
+    def terms(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
+        """The terms by their names, unweighted scalars; one of weight 0 may be among them."""
+        raise NotImplementedError
 
 
 def event_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,38 +48,26 @@ def event_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
     return is_event, category.max(1).values
 
 
-class EventLoss(nn.Module):
+class EventLoss(Loss):
     """BCE(event_logits, y) + CE(category_logits, c), for any output with these two; y and c are `event_targets`.
-
-    Args:
-        weights: of the terms "event" and "category" in the total, 1 where not named; 0 leaves a term out. Raises
-            ValueError for another name.
 
     Returns scalars "event", "category" and "total", each a mean over the batch.
     """
 
-    def __init__(self, settings: NetworkSettings, weights: Mapping[str, float]) -> None:
-        super().__init__()
-        self.weights = settings.loss_weights(weights)
-
-    def forward(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
+    def terms(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
         event_logits, category_logits = map(at_least_float32, (output.event_logits, output.category_logits))
         is_event, clip_category = event_targets(labels)
-        terms = {
+        return {
             "event": F.binary_cross_entropy_with_logits(event_logits, is_event.to(event_logits.dtype)),
             "category": F.cross_entropy(category_logits, clip_category),
         }
-        return with_total(terms, self.weights)
 
 
-class SupervisedLoss(nn.Module):
+class SupervisedLoss(Loss):
     """BCE(event_logits, y) + BCE(gate, y) + CE(category_logits, c) + CE(av_category_logits, c).
 
-    Args:
-        settings: a part that the network is built without has no term: "gate" belongs to time-level suppression,
-            "av_category" to event-level suppression.
-        weights: of the terms "event", "gate", "category" and "av_category" in the total, 1 where not named; 0 leaves
-            a term out. Raises ValueError for another name.
+    A part that the settings leave out of the network has no term: "gate" belongs to time-level suppression,
+    "av_category" to event-level suppression.
 
     Labels are [B, T, C+1] one-hot, background last: y[b, t] is 1 in event segments, c the clip's category
     (over time, the largest category index). Returns scalars "event", "gate", "category", "av_category"
@@ -70,15 +75,10 @@ class SupervisedLoss(nn.Module):
     """
 
     def __init__(self, settings: SupervisedCMBSSettings, weights: Mapping[str, float]) -> None:
-        super().__init__()
+        super().__init__(settings, weights)
         self.gate_as_logit = settings.quirks.gate_as_logit
-        self.weights = settings.loss_weights(weights)
-
-    def forward(self, output: SupervisedOutput | SupervisedOutputAsWritten, labels: Tensor) -> dict[str, Tensor]:
-        return with_total(self.terms(output, labels), self.weights)
 
     def terms(self, output: SupervisedOutput | SupervisedOutputAsWritten, labels: Tensor) -> dict[str, Tensor]:
-        """The terms, unweighted; one of weight 0 may be among them."""
         is_event, clip_category = event_targets(labels)
         event_logits = at_least_float32(output.event_logits)
         is_event = is_event.to(event_logits.dtype)
@@ -94,24 +94,17 @@ class SupervisedLoss(nn.Module):
         return terms
 
 
-class ClipLoss(nn.Module):
+class ClipLoss(Loss):
     """MultiLabelSoftMarginLoss(category_probs, clip label). Labels are [B, C+1] one-hot, background last.
 
     Returns scalars "category" and "total", each a mean over the batch.
 
     Quirk: the loss expects logits, and the authors hand it probabilities.
-
-    Args:
-        weights: of the only term, "category". Raises ValueError for another name.
     """
 
-    def __init__(self, settings: NetworkSettings, weights: Mapping[str, float]) -> None:
-        super().__init__()
-        self.weights = settings.loss_weights(weights)
-
-    def forward(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
+    def terms(self, output: Any, labels: Tensor) -> dict[str, Tensor]:
         logits = self.logits(output)
-        return with_total({"category": F.multilabel_soft_margin_loss(logits, labels.to(logits.dtype))}, self.weights)
+        return {"category": F.multilabel_soft_margin_loss(logits, labels.to(logits.dtype))}
 
     def logits(self, output: Any) -> Tensor:
         """What the loss takes for logits, [B, C+1]."""

@@ -6,7 +6,6 @@ and W that their settings name, for any B >= 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from model.avga import AudioGuidedVisualAttention, start_xavier
 from model.dropout import Dropout
 from model.interface import Explanation, Network, Prediction, best_column, correct, require_features
-from model.losses import at_least_float32, with_total
+from model.losses import Loss, at_least_float32
 from model.settings import OneSizeSettings, PSPSettings, WeakPSPSettings
 from model.temporal import AudioVisualLSTM
 
@@ -191,7 +190,7 @@ class WeaklySupervisedPSP(nn.Module):
         return best_column(output.segment_logits, category=output.category_probs.argmax(1))
 
 
-class SupervisedPSPLoss(nn.Module):
+class SupervisedPSPLoss(Loss):
     """CE(segment_logits, label) + 100 * MSE(shares of time of relu(similarity), the event's shares of time).
 
     Labels are [B, T, C+1] one-hot, background last. Returns scalars "segment", "similarity" and "total", each a mean
@@ -199,48 +198,31 @@ class SupervisedPSPLoss(nn.Module):
 
     The target is 1 / (number of event segments) in event segments, 0 elsewhere; in a clip without an event the
     background counts as the event. Quirk of the authors' loader, not copied: it keeps targets of batches before.
-
-    Args:
-        weights: of the terms "segment" and "similarity" in the total, 1 and 100 where not named; 0 leaves a term out.
-            Raises ValueError for another name.
     """
 
-    def __init__(self, settings: OneSizeSettings, weights: Mapping[str, float]) -> None:
-        super().__init__()
-        self.weights = settings.loss_weights(weights)
-
-    def forward(self, output: SupervisedPSPOutput, labels: Tensor) -> dict[str, Tensor]:
+    def terms(self, output: SupervisedPSPOutput, labels: Tensor) -> dict[str, Tensor]:
         logits, similarity = map(at_least_float32, output[:2])
         is_event = labels[..., :-1].amax(2).to(similarity.dtype)
         is_event = torch.where(is_event.any(1, keepdim=True), is_event, 1.0)
-        terms = {
+        return {
             "segment": F.cross_entropy(logits.flatten(0, 1), labels.argmax(2).flatten()),
             "similarity": F.mse_loss(shares_of_time(similarity.relu()), is_event / is_event.sum(1, keepdim=True)),
         }
-        return with_total(terms, self.weights)
 
 
-class WeakPSPLoss(nn.Module):
+class WeakPSPLoss(Loss):
     """BCELoss(category_probs, labels). Labels are [B, C+1], background last.
 
     Quirk: the authors' labels are the share of a clip's segments that carry the category, and the background, which
     tells the network how long the event lasts. One-hot labels of the clip, the field's, go in just as well.
 
     Returns scalars "category" and "total", each a mean over everything.
-
-    Args:
-        weights: of the only term, "category". Raises ValueError for another name.
     """
 
-    def __init__(self, settings: OneSizeSettings, weights: Mapping[str, float]) -> None:
-        super().__init__()
-        self.weights = settings.loss_weights(weights)
-
-    def forward(self, output: WeakPSPOutput, labels: Tensor) -> dict[str, Tensor]:
+    def terms(self, output: WeakPSPOutput, labels: Tensor) -> dict[str, Tensor]:
         probs = at_least_float32(output.category_probs)
         with torch.autocast("cuda" if probs.is_cuda else "cpu", enabled=False):  # which refuses this loss
-            category = F.binary_cross_entropy(probs, labels.to(probs.dtype))
-        return with_total({"category": category}, self.weights)
+            return {"category": F.binary_cross_entropy(probs, labels.to(probs.dtype))}
 
 
 def shares_of_time(x: Tensor) -> Tensor:
