@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.avga import AudioGuidedVisualAttention, start_xavier
-from model.interface import Explanation, Network, Prediction, best_column, correct, require_features
+from model.interface import BaseNetwork, Explanation, Network, Prediction, best_column, require_features
 from model.losses import ClipLoss, Loss, at_least_float32
 from model.settings import AVELSettings, OneSizeSettings, WeakAVELSettings
 from model.temporal import AudioVisualLSTM
@@ -84,15 +84,13 @@ class DualMultimodalResidual(nn.Module):
         return self.classifier((visual + audio) / 2)
 
 
-class SupervisedAVEL(nn.Module):
+class SupervisedAVEL(BaseNetwork):
     """The supervised network, its modalities concatenated.
 
     Its explanation has no scores, and the activation `fused`, the logits of C+1 columns.
     """
 
     prediction_rule = "the best of all columns, background among them, in every segment"
-    event_threshold = 0.5
-    correct = staticmethod(correct)
     fusion_class: type[nn.Module] = Concatenation
     xavier_attention = True
 
@@ -100,9 +98,6 @@ class SupervisedAVEL(nn.Module):
         super().__init__()
         self.sequences = Sequences(settings, self.xavier_attention)
         self.fusion = self.fusion_class(settings.d_model, settings.categories + 1)
-
-    def forward(self, visual: Tensor, audio: Tensor) -> SupervisedAVELOutput:
-        return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[SupervisedAVELOutput, Explanation]:
         *sequences, attention = self.sequences(visual, audio)
@@ -126,23 +121,18 @@ class SupervisedDMRN(SupervisedAVEL):
     xavier_attention = False
 
 
-class WeaklySupervisedAVEL(nn.Module):
+class WeaklySupervisedAVEL(BaseNetwork):
     """The weakly supervised network: the supervised one, and a clip's probabilities from its strongest segments.
 
     Its explanation has no scores, and the activation `fused`, the logits of C+1 columns.
     """
 
     prediction_rule = SupervisedAVEL.prediction_rule
-    event_threshold = 0.5
-    correct = staticmethod(correct)
 
     def __init__(self, settings: OneSizeSettings) -> None:
         super().__init__()
         self.sequences = Sequences(settings)
         self.fusion = Concatenation(settings.d_model, settings.categories + 1)
-
-    def forward(self, visual: Tensor, audio: Tensor) -> WeakAVELOutput:
-        return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[WeakAVELOutput, Explanation]:
         *sequences, attention = self.sequences(visual, audio)

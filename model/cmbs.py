@@ -16,11 +16,11 @@ from model.attention import AudioGuidedAttention
 from model.blocks import in_blocks
 from model.dropout import Dropout
 from model.interface import (
+    BaseNetwork,
     Explanation,
     Network,
     Prediction,
     attention_map,
-    correct,
     predict_events,
     require_features,
     spread_category,
@@ -60,7 +60,7 @@ class WeakOutput(NamedTuple):
     category_probs: Tensor  # [B, C+1]: softmax of the strongest gated segment
 
 
-class SupervisedCMBS(nn.Module):
+class SupervisedCMBS(BaseNetwork):
     """The fully supervised network (the authors' `supv_main_model`).
 
     Scores of its explanation: `audio_gate`, from the audio features, `visual_gate`, from the visual features, and
@@ -69,8 +69,6 @@ class SupervisedCMBS(nn.Module):
     """
 
     prediction_rule = "background where sigma(event_logits) <= 0.5"
-    event_threshold = 0.5
-    correct = staticmethod(correct)
 
     def __init__(self, settings: SupervisedCMBSSettings, relation_feedforward: int = 1024) -> None:
         super().__init__()
@@ -99,9 +97,6 @@ class SupervisedCMBS(nn.Module):
         self.categories = settings.categories
         self.event_classifier = nn.Linear(d, 1)
         self.category_classifier = nn.Linear(d, settings.categories)
-
-    def forward(self, visual: Tensor, audio: Tensor) -> SupervisedOutput | SupervisedOutputAsWritten:
-        return self.explain(visual, audio)[0]
 
     def explain(
         self, visual: Tensor, audio: Tensor
@@ -178,7 +173,7 @@ class SupervisedCMBS(nn.Module):
         return predict_events(output.event_logits, output.category_logits, background=output.category_logits.shape[1])
 
 
-class WeaklySupervisedCMBS(nn.Module):
+class WeaklySupervisedCMBS(BaseNetwork):
     """The weakly supervised network (the authors' `weak_main_model`): no LSTM, a background column.
 
     Scores of its explanation: `audio_gate`, from the audio features, `visual_gate`, from the visual features, and
@@ -188,7 +183,6 @@ class WeaklySupervisedCMBS(nn.Module):
 
     prediction_rule = "authors' rule: every segment has its clip's category"
     event_threshold = 0.0
-    correct = staticmethod(correct)
 
     def __init__(self, settings: WeakCMBSSettings) -> None:
         super().__init__()
@@ -215,9 +209,6 @@ class WeaklySupervisedCMBS(nn.Module):
             self.audio_activation = ActivationSequence(d, columns)
         self.fusion = AudioVisualFusion(d, heads=2)
         self.fused_activation = ActivationSequence(d, columns, bias=False)
-
-    def forward(self, visual: Tensor, audio: Tensor) -> WeakOutput:
-        return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[WeakOutput, Explanation]:
         require_features(visual, audio, self.settings)

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from model.attention import AudioGuidedAttention
 from model.blocks import in_blocks
 from model.dropout import Dropout
-from model.interface import Explanation, Network, Prediction, attention_map, correct, predict_events, require_features
+from model.interface import (
+    BaseNetwork,
+    Explanation,
+    Network,
+    Prediction,
+    attention_map,
+    predict_events,
+    require_features,
+)
 from model.losses import ClipLoss, EventLoss
 from model.relation import AudioVisualInteraction, CrossModalRelation
 from model.settings import CMRANSettings, WeakCMRANSettings
@@ -36,7 +44,7 @@ class WeakOutput(NamedTuple):
     category_probs: Tensor  # [B, C+1]: softmax of the strongest segment, each weighted by sigma of its event logit
 
 
-class CMRAN(nn.Module):
+class CMRAN(BaseNetwork):
     """What both networks have in common. Nothing of CMRAN has scores or activations, so its explanation is attention.
 
     Args:
@@ -45,8 +53,6 @@ class CMRAN(nn.Module):
     """
 
     prediction_rule = "background where sigma(event_logits) <= 0.5"
-    event_threshold = 0.5
-    correct = staticmethod(correct)
 
     def __init__(self, settings: CMRANSettings, heads: int, columns: int) -> None:
         super().__init__()
@@ -96,9 +102,6 @@ class SupervisedCMRAN(CMRAN):
     def __init__(self, settings: CMRANSettings) -> None:
         super().__init__(settings, heads=4, columns=settings.categories)
 
-    def forward(self, visual: Tensor, audio: Tensor) -> SupervisedOutput:
-        return self.explain(visual, audio)[0]
-
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[SupervisedOutput, Explanation]:
         event_logits, category_logits, explanation = self.classify(visual, audio)
         return SupervisedOutput(event_logits, category_logits), explanation
@@ -113,9 +116,6 @@ class WeaklySupervisedCMRAN(CMRAN):
 
     def __init__(self, settings: CMRANSettings) -> None:
         super().__init__(settings, heads=2, columns=settings.categories + 1)
-
-    def forward(self, visual: Tensor, audio: Tensor) -> WeakOutput:
-        return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[WeakOutput, Explanation]:
         event_logits, category_logits, explanation = self.classify(visual, audio)

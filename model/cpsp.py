@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.interface import Explanation, Network, Prediction, correct, predict_events
+from model.interface import BaseNetwork, Explanation, Network, Prediction, predict_events
 from model.losses import Loss, at_least_float32, event_targets
 from model.psp import SupervisedPropagation, shares_of_time
 from model.settings import CPSPSettings
@@ -24,24 +24,19 @@ class CPSPOutput(NamedTuple):
     fusion: Tensor  # [B, T, d]: the features behind the logits
 
 
-class CPSP(nn.Module):
+class CPSP(BaseNetwork):
     """The supervised network: visual [B, T, H, W, Dv] and audio [B, T, Da] of the T, H and W that its settings name.
 
     Its explanation has the score `similarity`, of picture and audio where it is above 0, and no activations.
     """
 
     prediction_rule = "background where sigma(event_logits) <= 0.5"
-    event_threshold = 0.5
-    correct = staticmethod(correct)
 
     def __init__(self, settings: CPSPSettings) -> None:
         super().__init__()
         self.features = SupervisedPropagation(settings)
         self.event_classifier = nn.Linear(settings.d_model, 1)
         self.category_classifier = nn.Linear(settings.d_model, settings.categories)
-
-    def forward(self, visual: Tensor, audio: Tensor) -> CPSPOutput:
-        return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[CPSPOutput, Explanation]:
         visual, audio, attention = self.features(visual, audio)

@@ -1,6 +1,6 @@
 """What every network gives, so that training, evaluation and reports need not know which one it is.
 
-A network is an `nn.Module`, built from its settings, with
+A network is a `BaseNetwork`, an `nn.Module` built from its settings, with
 
 - `forward(visual, audio)`: features [B, T, H, W, Dv] and [B, T, Da] -> its output, a NamedTuple, batch first.
 - `explain(visual, audio)` -> (output, `Explanation`): the same computation with what happened inside.
@@ -12,15 +12,15 @@ A network is an `nn.Module`, built from its settings, with
 - `begin_epoch(epoch, n_epoch)`, only where the computation depends on the epoch, which counts from 1. Without a call
   the network computes as in the last epoch.
 
-Its loss is an `nn.Module`, built from the same settings and weights by term: `forward(output, labels)` -> a dict of
-named terms, unweighted, and their weighted "total". Labels are one-hot with background in the last column: of segments
-[B, T, C+1] under full supervision, of clips [B, C+1] under weak supervision, where they may also be the shares of each
-clip's segments.
+Its loss is a `model.losses.Loss`, built from the same settings and weights by term: `forward(output, labels)` -> a dict
+of named terms, unweighted, and their weighted "total". Labels are one-hot with background in the last column: of
+segments [B, T, C+1] under full supervision, of clips [B, C+1] under weak supervision, where they may also be the shares
+of each clip's segments.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,17 @@ def correct(prediction: Prediction, labels: Tensor) -> Tensor:
     right = (predicted == target).sum()
     # Not torch.tensor(...): that would be a copy from the host, which waits for all that the GPU has still to do.
     return torch.stack([right, right.new_full((), predicted.numel())]).double()
+
+
+class BaseNetwork(nn.Module):
+    """Base of all networks: what they have in common. Each has its own `explain`, `predict` and `prediction_rule`."""
+
+    event_threshold = 0.5
+    correct = staticmethod(correct)
+
+    def forward(self, visual: Tensor, audio: Tensor) -> Any:
+        """Features [B, T, H, W, Dv] and [B, T, Da] -> the network's output, the first result of its `explain`."""
+        return self.explain(visual, audio)[0]
 
 
 def category_of_clips(labels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from model.avga import AudioGuidedVisualAttention, start_xavier
 from model.dropout import Dropout
-from model.interface import Explanation, Network, Prediction, best_column, correct, require_features
+from model.interface import BaseNetwork, Explanation, Network, Prediction, best_column, require_features
 from model.losses import Loss, at_least_float32
 from model.settings import OneSizeSettings, PSPSettings, WeakPSPSettings
 from model.temporal import AudioVisualLSTM
@@ -115,7 +115,7 @@ class SegmentClassifier(nn.Module):
         return self.classifier(self.hidden(fusion).relu())
 
 
-class SupervisedPSP(nn.Module):
+class SupervisedPSP(BaseNetwork):
     """The supervised network.
 
     Its explanation has the score `similarity`, of picture and audio where it is above 0, and the activation `fused`,
@@ -123,16 +123,11 @@ class SupervisedPSP(nn.Module):
     """
 
     prediction_rule = "the best of all columns, background among them, in every segment"
-    event_threshold = 0.5
-    correct = staticmethod(correct)
 
     def __init__(self, settings: OneSizeSettings) -> None:
         super().__init__()
         self.features = SupervisedPropagation(settings)
         self.classifier = SegmentClassifier(settings.d_model, settings.categories + 1)
-
-    def forward(self, visual: Tensor, audio: Tensor) -> SupervisedPSPOutput:
-        return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[SupervisedPSPOutput, Explanation]:
         visual, audio, attention = self.features(visual, audio)
@@ -147,7 +142,7 @@ class SupervisedPSP(nn.Module):
         return best_column(output.segment_logits)
 
 
-class WeaklySupervisedPSP(nn.Module):
+class WeaklySupervisedPSP(BaseNetwork):
     """The weakly supervised network: fewer projections, and a weight for each segment.
 
     Its explanation has the score `weight`, which a segment's logits are multiplied by, in [0.5, 1), and the activation
@@ -155,8 +150,6 @@ class WeaklySupervisedPSP(nn.Module):
     """
 
     prediction_rule = SupervisedPSP.prediction_rule
-    event_threshold = 0.5
-    correct = staticmethod(correct)
 
     def __init__(self, settings: OneSizeSettings) -> None:
         super().__init__()
@@ -169,9 +162,6 @@ class WeaklySupervisedPSP(nn.Module):
         self.propagation = PositiveSamplePropagation(d, threshold=0.95 / settings.segments, supervised=False)
         self.classifier = SegmentClassifier(d, settings.categories + 1)
         self.weight = nn.Linear(settings.categories + 1, 1, bias=False)  # W3
-
-    def forward(self, visual: Tensor, audio: Tensor) -> WeakPSPOutput:
-        return self.explain(visual, audio)[0]
 
     def explain(self, visual: Tensor, audio: Tensor) -> tuple[WeakPSPOutput, Explanation]:
         require_features(visual, audio, self.settings)
