@@ -23,7 +23,7 @@ from typing import Any
 
 from utils.base.atomic import new_folder
 from utils.base.errors import UserError
-from utils.base.text import parse_json, reading, require_file
+from utils.base.text import parse_json, reading, require_file, require_text_file
 
 WEIGHTS, CONFIG, ABOUT, CARD, SUMS = "model.safetensors", "config.json", "release.json", "README.md", "SHA256SUMS"
 _SUMMED = (WEIGHTS, CONFIG, ABOUT, CARD)
@@ -88,7 +88,8 @@ def _sums(folder: Path) -> dict[str, str]:
 
 
 def _bytes(path: Path) -> bytes:
-    require_file(path, advice=f"{path.parent} is no whole release; fetch it again")
+    require = require_file if path.name == WEIGHTS else require_text_file
+    require(path, advice=f"{path.parent} is no whole release; fetch it again")
     with reading(path):
         return path.read_bytes()
 

@@ -16,7 +16,7 @@ from made_evaluation import write_evaluation
 from model import NETWORKS, build_model
 from utils.base import released
 from utils.base.checkpoint import Checkpoint
-from utils.base.errors import EXIT_DONE
+from utils.base.errors import EXIT_DONE, UserError
 from utils.base.paths import BEST, BEST_VAL
 from utils.config import files as config_files
 from utils.config.settings import SUPERVISED, WEAK
@@ -179,6 +179,13 @@ def test_a_missing_file_is_named(name, make_run, tmp_path, capsys):
     capsys.readouterr()
     assert MAINS[SUPERVISED](["--config", config, "--evaluate", "--resume", str(folder), "--gpu", "cpu"]) == 2
     assert f"{folder / name}: no such file" in capsys.readouterr().err
+
+
+def test_a_file_too_large_to_be_text_is_not_read(make_run, tmp_path):
+    folder = release(make_run(), tmp_path / "released")
+    os.truncate(folder / released.CONFIG, 3 * 2**30)
+    with pytest.raises(UserError, match=r"config\.json: is 3\.0 GiB"):
+        released.read(folder)
 
 
 def test_other_files_beside_it_are_left_alone(make_run, tmp_path):
