@@ -121,34 +121,37 @@ class Study:
         rows = [(name, None, config) for name, config in self.settings.runs.items()]
         rows += [(name, source, config) for name, (source, config) in self.settings.localizations.items()]
         for name, source, config in rows:
+            if source is not None and source not in self.settings.runs:
+                raise UserError(f"{path}: {name!r} evaluates the weights of {source!r}, which is none of its runs")
             folder = with_old_name(self.output / _folder_name(name, path))
             if folder in {run.folder.parent for run in self.runs}:
                 raise UserError(f"{path}: {name!r} and another row would share {folder}; rename one")
-            if source is not None and source not in self.settings.runs:
-                raise UserError(f"{path}: {name!r} evaluates the weights of {source!r}, which is none of its runs")
-            file = _config_file(Path(path), config)
-            sections = config_files.read_json(file)
-            if source is not None:  # one localization's config serves the runs of several networks
-                trained = config_files.read_json(_config_file(Path(path), self.settings.runs[source]))
-                sections |= {part: trained.get(part, {}) for part in Config.model_fields if part != "eval"}
-            sections = config_files.merge(sections, self.settings.set)
-            self.rows[name] = []
-            for number, seed in enumerate(dict.fromkeys(self.settings.seeds)):
-                own = folder / f"seed-{seed}"
-                changes = {"train": {"seed": seed, "snapshot_pref": config_path(own)}}
-                if data_root is not None:
-                    changes["data"] = {"root": config_path(data_root)}
-                settings = config_files.build(config_files.merge(sections, changes), str(file))
-                if source is not None and settings.eval.split != "test":
-                    raise UserError(
-                        f"{path}: {name!r} has eval.split {settings.eval.split!r}, but the columns of a study are "
-                        f"accuracies on the test split; leave eval.split out of {file} and of 'set'"
-                    )
-                weights = None if source is None else self.rows[source][number]
-                self.rows[name].append(Run(name, seed, own, settings, weights))
+            self.rows[name] = self._row(name, folder, source, _config_file(Path(path), config), data_root)
         for name in self.settings.published:
             if name not in self.settings.runs:
                 raise UserError(f"{path}: 'published' names {name!r}, which is none of its runs")
+
+    def _row(self, name: str, folder: Path, source: str | None, file: Path, data_root: str | None) -> list[Run]:
+        """The runs of a row: of a config file, or of its `eval` where they evaluate the weights of the row `source`."""
+        sections = config_files.read_json(file)
+        if source is not None:  # one localization's config serves the runs of several networks
+            trained = config_files.read_json(_config_file(Path(self.path), self.settings.runs[source]))
+            sections |= {part: trained.get(part, {}) for part in Config.model_fields if part != "eval"}
+        sections = config_files.merge(sections, self.settings.set)
+        runs = []
+        for number, seed in enumerate(dict.fromkeys(self.settings.seeds)):
+            own = folder / f"seed-{seed}"
+            changes = {"train": {"seed": seed, "snapshot_pref": config_path(own)}}
+            if data_root is not None:
+                changes["data"] = {"root": config_path(data_root)}
+            config = config_files.build(config_files.merge(sections, changes), str(file))
+            if source is not None and config.eval.split != "test":
+                raise UserError(
+                    f"{self.path}: {name!r} has eval.split {config.eval.split!r}, but the columns of a study are "
+                    f"accuracies on the test split; leave eval.split out of {file} and of 'set'"
+                )
+            runs.append(Run(name, seed, own, config, None if source is None else self.rows[source][number]))
+        return runs
 
     @property
     def runs(self) -> list[Run]:
