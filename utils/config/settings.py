@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic.fields import FieldInfo
 
-from dataset.files import LABEL_REGIMES
+from dataset.files import GENERATED, LABEL_REGIMES
 from model.settings import (
     NetworkSettings,
     PositiveInt,
@@ -113,6 +113,11 @@ class DataSettings(Settings):
     def folder(self) -> Path:
         """`root` as a path to open from here."""
         return project_path(self.root)
+
+    @property
+    def are_generated(self) -> bool:
+        """Whether the clips are generated: as these settings say, or the folder."""
+        return self.generate is not None or (self.folder / GENERATED).exists()
 
 
 class TrainSettings(Settings):

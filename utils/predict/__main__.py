@@ -44,7 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     device, where = choose_device(args.gpu)
     print(f"{where}; {loaded.localization.description}")
     extractor = FeatureExtractor(recipe, device, args.batch_size)
-    _check_features(args.checkpoint, loaded.features, extractor.made_with)
+    if loaded.generated:
+        print(f"warning: {args.checkpoint} learned from generated clips, so what it finds in a video means nothing")
+    else:
+        _check_features(args.checkpoint, loaded.features, extractor.made_with)
     loaded.network.to(device)
     folder = make_folder(args.output or folder_of(args.checkpoint) / "predict")
     threshold = loaded.localization.event_threshold if args.threshold is None else args.threshold

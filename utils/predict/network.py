@@ -33,6 +33,7 @@ class Loaded(NamedTuple):
     categories: int
     names: list[str] | None  # of the categories, where the checkpoint has them
     root: Path  # the data folder it was trained on
+    generated: bool  # whether its clips are known to be generated
     features: dict[str, Any] | None  # what made the features there, where the checkpoint has it
 
 
@@ -47,7 +48,8 @@ def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
     """
     checkpoint = Checkpoint.load(path)
     network, settings = network_of(checkpoint)
-    root = config_of(checkpoint).data.folder if checkpoint.ours else DataSettings().folder
+    data = config_of(checkpoint).data if checkpoint.ours else DataSettings()
+    generated = checkpoint.ours and data.are_generated
     state = checkpoint.localization
     source = path
     if evaluation is not None:
@@ -65,7 +67,7 @@ def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
     visual = {**_VGG19, **(checkpoint.features or {}).get("visual", {})}
     _check_grid(checkpoint, visual["grid"])
     _try(network, settings, localization, tuple(visual["grid"]), path)
-    return Loaded(network, localization, settings.categories, names, root, checkpoint.features)
+    return Loaded(network, localization, settings.categories, names, data.folder, generated, checkpoint.features)
 
 
 def _evaluated_with(folder: Path, checkpoint: Path, epoch: int | None) -> dict[str, Any]:

@@ -101,8 +101,7 @@ def _is_generated(config: Config, results: list[dict[str, Any]], whole: result.R
     return any(
         [
             whole is not None and whole.generated,
-            config.data.generate is not None,
-            (config.data.folder / files.GENERATED).exists(),
+            config.data.are_generated,
             *(found["generated"] for found in results if found["data_root"] == config.data.root),
         ]
     )

@@ -422,6 +422,17 @@ def test_features_without_a_grid_give_a_timeline_without_attention(tmp_path):
     assert len(timeline.segments) == 12
 
 
+def test_a_network_of_generated_clips_is_said_to_be_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(extract_features, "FeatureExtractor", ClipFeatures)
+    video = write_video(tmp_path / "a.mp4", steady(10, 1), rate=1)
+    save_network(tmp_path / "demo.tar")
+    checkpoint = Checkpoint.load(tmp_path / "demo.tar")
+    checkpoint.config["data"]["generate"] = {"train": 1, "val": 1, "test": 1, "categories": 3}
+    checkpoint.save(tmp_path / "demo.tar")
+    assert run(video, "--checkpoint", tmp_path / "demo.tar") == 0
+    assert "demo.tar learned from generated clips, so what it finds in a video means nothing" in capsys.readouterr().out
+
+
 def trained_on(path, visual=(), decoder=(), **model):
     """Save a checkpoint that says what made its features: what `ClipFeatures` says, but for some of it."""
     save_network(path, **model)
