@@ -125,7 +125,12 @@ case("a config in Latin-1", text(b'{"data": {"root": "\xe9"}}'), "not UTF-8")
 case("a config of nulls", text(b"\0" * 100), "config.json")
 case("a config nested too deeply", text('{"a":' * 100000), "config.json")
 case("extends itself", text('{"extends": "config.json"}'), "extends itself")
-case("extends a missing file", text('{"extends": "mian.json"}'), "mian.json", "no such config file")
+case(
+    "extends a missing file",
+    text('{"extends": "mian.json"}'),
+    "mian.json: no such config file (extended by ",
+    "config.json)",
+)
 case("extends a number", text('{"extends": 1}'), '"extends" must be the name')
 case("a config that is a folder", lambda w: w.path().mkdir(), "config.json", "is a folder")
 case("a config in UTF-16", text('{"train": {}}'.encode("utf-16")), "config.json", "is UTF-16 text")

@@ -63,9 +63,8 @@ def read_json(path: str | os.PathLike, _extended_by: tuple[str, ...] = ()) -> di
     path = moved(Path(path))
     if os.path.realpath(path) in _extended_by:
         raise UserError(f'{path}: extends itself, through {_extended_by[-1]}; remove one "extends"')
-    values = text.read_json(
-        path, "config file", _similar_file(path), object_pairs_hook=_no_repeats, parse_constant=_no_constant
-    )
+    kind = f"config file (extended by {_extended_by[-1]})" if _extended_by else "config file"
+    values = text.read_json(path, kind, _similar_file(path), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a JSON object with the sections model, data, train and eval")
     values = renamed(values, str(path))
