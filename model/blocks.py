@@ -42,6 +42,8 @@ def recomputed(make: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
     The operations that read it don't keep it then: for something cheap to make from tensors that are kept anyway.
     """
+    if torch.compiler.is_compiling():
+        return make(*inputs)
     result, keeping_less = make(*inputs), _keeping_less.get()
     if keeping_less is not None and result.is_contiguous():
         recipe = _Recipe(make, [keeping_less.pack(x.detach()) for x in inputs])

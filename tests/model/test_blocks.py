@@ -112,3 +112,12 @@ def test_what_a_block_of_cells_keeps_for_the_backward_pass():
     assert kept == pytest.approx(clips * 10 * cells * of_a_cell, rel=0.1)
     sum(result.sum() for result in results).backward()
     assert x.grad is not None
+
+
+def test_a_network_without_lstm_is_compiled_as_one_graph():
+    settings = {"name": "weak_main_model", "video_inputdim": 16, "audio_inputdim": 8, "d_model": 16}
+    network = build_model(settings).train()
+    torch._dynamo.reset()
+    explained = torch._dynamo.explain(network)(torch.rand(2, 4, 1, 2, 16), torch.rand(2, 4, 8))
+    torch._dynamo.reset()
+    assert (explained.graph_count, explained.break_reasons) == (1, [])
