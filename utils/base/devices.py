@@ -28,7 +28,7 @@ def choose_device(gpu: str | None) -> tuple[torch.device, str]:
     if not gpus:
         asked = "" if gpu == "cpu" else "torch sees no GPU: "
         asked = f"--gpu {gpu} asks for a GPU, but {asked}" if gpu not in (None, "cpu") else asked
-        return torch.device("cpu"), f"{asked}running on the CPU ({torch.get_num_threads()} threads){among}"
+        return torch.device("cpu"), f"{asked}running on the CPU (threads: {torch.get_num_threads()}){among}"
     if me >= len(gpus):
         raise UserError(f"{count} processes were started for {len(gpus)} GPUs; start one for each")
     torch.cuda.set_device(gpus[me])

@@ -69,6 +69,10 @@ def run_all(studies: list[Study], engine: str, gpu: str | None, options: dict[st
     if engine == "slurm":
         _submit(left, studies, folder, gpu, {**studies[0].settings.cluster, **options})
         return
+    _log.info(
+        f"{len(runs) - len(left)} of {len(runs)} runs are done; the others print into files such as {left[0].out}, and "
+        f"--status says how far they are"
+    )
     progress = _Progress(left, len(runs))
     if engine == "local":
         _run_on_devices(_groups(left), folder, gpu.split(",") if gpu else [None], progress)

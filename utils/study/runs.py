@@ -47,7 +47,7 @@ def _published(value: Any) -> Any:
 
 
 class StudySettings(BaseModel):
-    """The JSON file of a study; see utils/study/__main__.py."""
+    """The JSON file of a study; see configs/studies/README.md."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -113,7 +113,7 @@ class Study:
     def __init__(self, path: str, data_root: str | None = None) -> None:
         self.path, values = path, config_files.read_json(path)
         self.settings = validated(
-            StudySettings, values, lambda key, problem: f"{path}: {key!r}: {problem} (see utils/study/__main__.py)"
+            StudySettings, values, lambda key, problem: f"{path}: {key!r}: {problem} (see configs/studies/README.md)"
         )
         self.output = project_path(self.settings.output)
         self.benchmark = self.settings.benchmark and project_path(self.settings.benchmark)

@@ -68,7 +68,7 @@ def check_goes_on(position: Position, config: Config, checkpoint: Checkpoint) ->
     epochs, wanted = position.epoch, config.train.n_epoch
     if epochs > wanted or (epochs == wanted and position.step):
         raise UserError(
-            f"{checkpoint.path}: is at {position}, and {wanted} epochs are asked for; ask for more with --n_epoch, or "
+            f"{checkpoint.path}: is at {position}, and n_epoch is {wanted}; ask for more with --n_epoch, or "
             f"evaluate it with --evaluate"
         )
     if epochs == wanted and not position.best:

@@ -317,7 +317,7 @@ def test_fewer_epochs_than_were_done_are_no_result(trained, tmp_path, capfd):
     assert MAINS[SUPERVISED](command) == 0
     before = contents(run)
     capfd.readouterr()
-    assert "is at epoch 2, and 1 epochs are asked for" in refused(capfd, MAINS[SUPERVISED], *command, "--n_epoch", "1")
+    assert "is at epoch 2, and n_epoch is 1" in refused(capfd, MAINS[SUPERVISED], *command, "--n_epoch", "1")
     assert contents(run) == before
 
 
