@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dataset import files
 from dataset.files import LABEL_REGIMES
 from utils.base.atomic import write_text
 from utils.base.text import read_json, validated
@@ -89,7 +88,7 @@ def write(
         network=config.model.name,
         supervision=config.supervision,
         label_regime=config.label_regime,
-        generated=(config.data.folder / files.GENERATED).exists(),
+        generated=config.data.are_generated,
         protocols={key: chosen.get(protocol.split) for key, protocol in PROTOCOLS.items()},
         seconds=seconds_per_epoch(epochs),
         parameters=parameters,
