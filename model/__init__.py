@@ -55,8 +55,9 @@ def build_loss(settings: Mapping[str, Any] | NetworkSettings, weights: Mapping[s
     """The loss of the network that the section `model` of a config describes.
 
     Args:
-        weights: of loss terms by name, such as {"gate": 0}; those that it doesn't name have the weight 1. A part that
-            the settings leave out has no term, whatever its weight.
+        weights: of loss terms by name, such as {"gate": 0}; those that it doesn't name have the network's own (see
+            `loss_terms` in `model.settings`), mostly 1. A part that the settings leave out has no term, whatever its
+            weight.
 
     Raises ValueError for bad settings, and for a term that the network's loss doesn't have.
     """
