@@ -4,7 +4,7 @@
 
 set -euo pipefail
 PROJECT=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
-# A training on a CPU then takes a quarter less memory: see `with_fewer_holes` in utils/base/memory.py.
+# A training on a CPU then takes a quarter less memory: see `without_tcache` in utils/base/memory.py.
 case ${GLIBC_TUNABLES:-} in
 *tcache_count*) ;;
 *) export GLIBC_TUNABLES=${GLIBC_TUNABLES:+$GLIBC_TUNABLES:}glibc.malloc.tcache_count=0 ;;

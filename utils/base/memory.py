@@ -82,12 +82,12 @@ def keep_freed_memory() -> None:
         mallopt(m_mxfast, 0)  # small pieces too become part of the free memory around them
 
 
-def with_fewer_holes(environment: Mapping[str, str]) -> dict[str, str]:
+def without_tcache(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of a process that is to train on a CPU, which takes a quarter less memory with what is added here.
 
     glibc gives a tensor a few bytes more than it asks for, frees these, and lets the thread keep them ("tcache") for
-    small objects. So the tensor's memory is a few bytes short when the next tensor of its size could take it. glibc
-    reads only when a process starts that threads shall keep nothing. `utils/env.sh` says the same to the scripts.
+    small objects. So the tensor's memory is a few bytes short when the next tensor of its size could take it. The
+    variable turns this off; glibc reads it only when a process starts. `utils/env.sh` sets it for the scripts.
     """
     chosen = environment.get("GLIBC_TUNABLES", "")
     if "tcache_count" in chosen:

@@ -30,7 +30,7 @@ from model.localization import Localization
 from utils.base.atomic import atomic_path
 from utils.base.devices import autocast, choose_device, dtype_of
 from utils.base.errors import UserError
-from utils.base.memory import keep_freed_memory, with_fewer_holes
+from utils.base.memory import keep_freed_memory, without_tcache
 from utils.benchmark.roofline import ProductTimer, Work, count
 from utils.benchmark.rows import Case, Row, Variant
 from utils.config.settings import Config
@@ -112,7 +112,7 @@ def measure_all(tasks: Sequence[Measurable]) -> tuple[list[Row], list[str]]:
 def measure_apart(task: Measurable) -> Row:
     """Measure in a fresh process. Raises UserError where that fails for a reason that the user can change."""
     task.prepare()
-    variables = dict(os.environ) if task.authors else with_fewer_holes(os.environ)
+    variables = dict(os.environ) if task.authors else without_tcache(os.environ)
     with _environment(variables), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         try:
             return process.submit(task.run).result()

@@ -21,7 +21,7 @@ from utils.base.atomic import make_folder, write_text, writing
 from utils.base.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 from utils.base.interrupts import on_stop
 from utils.base.locks import try_hold
-from utils.base.memory import with_fewer_holes
+from utils.base.memory import without_tcache
 from utils.base.paths import CHOSEN_BY, LAST, ROOT
 from utils.config.settings import MAINS
 from utils.study.job_record import Record, read_record, write_record
@@ -111,7 +111,7 @@ class Job:
         return self.devices[process]
 
     def _call(self, run: Run, arguments: list[str]) -> int:
-        environment = {**with_fewer_holes(os.environ), **self.environment}
+        environment = {**without_tcache(os.environ), **self.environment}
         with writing(run.out):
             out = open(run.out, "ab")  # noqa: SIM115 - closed below; only opening it is told as an error of this file
         with out:

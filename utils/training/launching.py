@@ -23,7 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from utils.base.cores import share_of_cores
 from utils.base.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from utils.base.interrupts import on_stop
-from utils.base.memory import with_fewer_holes
+from utils.base.memory import without_tcache
 from utils.base.processes import EXIT_LOST, LAUNCHED, nodes
 
 _TIME_TO_SAVE = 600  # seconds that the processes have after Ctrl-C
@@ -35,7 +35,7 @@ def launch(processes: int) -> int:
     On several machines it is started on each, with torchrun's variables PET_NNODES and PET_RDZV_ENDPOINT. The first
     process of a machine has its terminal; of the others only an error is shown. Raises UserError when one is killed.
     """
-    os.environ |= with_fewer_holes(os.environ) | share_of_cores(processes)
+    os.environ |= without_tcache(os.environ) | share_of_cores(processes)
     with tempfile.TemporaryDirectory() as folder, _silent(), on_stop(_Stop()):
         config = LaunchConfig(
             min_nodes=nodes(),
