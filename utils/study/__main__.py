@@ -6,28 +6,7 @@
     python -m utils.study configs/studies/main.json --status        # how far each run is
     python -m utils.study configs/studies/main.json --table         # only the table, of what is there
 
-A study is a JSON file (`"extends"` works as in a config):
-
-    {
-      "title": "AVE",                          what the columns of its results are called
-      "output": "Exps/Study/",                 where the runs and the tables go
-      "seeds": [43, 44, 45],
-      "set": {"train": {"n_epoch": 100}},      changes to every config, as in a config
-      "runs": {"CMBS": "configs/main.json"},   name in the table -> config, in the project or beside the study file
-      "localizations": {                       other localization rules for the weights of a run:
-        "by the gate": ["CMBS", "gate.json"]   name in the table -> run, and the config to evaluate it with
-                                               (all its sections but `eval` are those of the run)
-      },
-      "published": {"CMBS": 79.3},             accuracies that others published, for a column of their own; or
-                                               {"accuracy": 79.3, "source": ..., "protocol": ..., "runs": 1}
-      "benchmark": "Exps/benchmark.json",      what a training step costs, as `utils.benchmark --json` measured it
-      "cluster": {"partition": "gpu",          options of sbatch, for --cluster slurm; time in minutes
-                  "time": 240, "mem": "16G", "gpus-per-node": 1}
-    }
-
-Every run is a process of its own, in `OUTPUT/NAME/seed-N`; what it prints goes to `seed-N.out` beside it. Started
-again, a study leaves finished runs as they are and goes on with the others from their last checkpoint. Two studies in
-one folder share the work. docs/clusters.md has more about SLURM.
+configs/studies/README.md says what a study's file holds, and docs/clusters.md more about SLURM.
 """
 
 from __future__ import annotations
