@@ -34,7 +34,7 @@ class Network(NamedTuple):
     settings: type[NetworkSettings]
     network: type[nn.Module]  # network(settings)
     loss: type[nn.Module]  # loss(settings, weights)
-    supervision: Literal["full", "weak"]  # its settings' own: labels of segments, or of clips
+    supervision: Literal["full", "weak"]  # that of its settings: labels of segments, or of clips
 
 
 class Explanation(NamedTuple):

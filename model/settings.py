@@ -155,7 +155,8 @@ class SupervisedCMBSSettings(CMBSSettings):
     @property
     def absent_terms(self) -> list[str]:
         """The gate's belongs to time-level suppression, "av_category" to event-level suppression."""
-        return ["gate"] * (not self.time_level) + ["av_category"] * (not self.event_level)
+        parts = {"gate": self.time_level, "av_category": self.event_level}
+        return [term for term, is_there in parts.items() if not is_there]
 
 
 class CACESettings(SupervisedCMBSSettings):
