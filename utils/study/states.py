@@ -62,6 +62,8 @@ def state_of(run: Run, record: Record | None, queue: dict[str, str] | None) -> S
             return State(run, "waiting", f"SLURM job {record.job}, {what}; {_progress(run)}")
     if record is not None and record.code == 0 and _changed_since(run, record):
         return State(run, "waiting", f"{_progress(run)}; its settings or weights have changed since it was done")
+    if record is not None and record.code == 0 and run.source is None and not run.folder.exists():
+        return State(run, "waiting", f"{_progress(run)}; its folder was removed since it was done")
     if record is None or record.code == EXIT_INTERRUPTED or record.began is None:
         return State(run, "stopped", f"{_progress(run)}; the study goes on with it when it is started again")
     return State(run, "failed", _failure(run, record))

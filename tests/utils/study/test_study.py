@@ -24,6 +24,7 @@ from utils.base.paths import BEST, LAST
 from utils.base.tables import latex, markdown
 from utils.study import __main__ as study_command
 from utils.study import engines, jobs
+from utils.study.job_record import Record, write_record
 from utils.study.jobs import Job
 from utils.study.results import result_of
 from utils.study.runs import Study
@@ -91,6 +92,18 @@ def test_runs_side_by_side_share_the_cores(write_study, monkeypatch, said, threa
     asked = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
     assert Job([], [None], share_of_cores(2), submitted=0.0)._call(run, asked) == 0
     assert run.out.read_text() == f"{threads}\n"
+
+
+def test_a_run_whose_folder_was_removed_waits(write_study):
+    path = write_study(seeds=[1])
+    (run,) = Study(path).runs
+    pretend(run, [(50.0, 60.0)])
+    jobs.commands(run, None)  # notes its settings
+    write_record(run, Record(engine="local", began=1.0, ended=2.0, code=0))
+    assert states([Study(path)])[0].word == "failed"  # its one epoch isn't all that is asked for
+    shutil.rmtree(run.folder)
+    waits = "CMBS, seed 1: waiting, epoch 1 of 2; its folder was removed since it was done"
+    assert [str(state) for state in states([Study(path)])] == [waits]
 
 
 def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_path, monkeypatch):
