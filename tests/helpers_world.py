@@ -25,7 +25,6 @@ import pytest
 import sklearn.metrics  # noqa: F401 - as others here: else every forked process would import it anew, for seconds
 import torch
 import torch._dynamo
-import torch.profiler._cupti_monitor
 from conftest import TINY_MODEL, without_privileges
 from helpers_changes import array
 from made_clips import clips_of, write_general, write_vggsound_avel
@@ -40,6 +39,9 @@ from utils.config import files as config_files
 from utils.config.settings import SUPERVISED, WEAK
 from utils.study.runs import TABLES
 from utils.training import launching, run  # noqa: F401
+
+with contextlib.suppress(ModuleNotFoundError):  # torch 2.11 has none
+    import torch.profiler._cupti_monitor
 
 SECONDS = 120  # that no command may take, on however busy a machine
 HAS_VIDEOS = importlib.util.find_spec("av") is not None

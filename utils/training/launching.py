@@ -26,7 +26,8 @@ from utils.base.interrupts import on_stop
 from utils.base.memory import without_tcache
 from utils.base.processes import EXIT_LOST, LAUNCHED, nodes
 
-_TIME_TO_SAVE = 600  # seconds that the processes have after Ctrl-C
+# Seconds that the processes have after Ctrl-C. As a variable, because torch 2.11 doesn't take it, and gives them 30.
+_TIME_TO_SAVE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
 
 
 def launch(processes: int) -> int:
@@ -35,7 +36,7 @@ def launch(processes: int) -> int:
     On several machines it is started on each, with torchrun's variables PET_NNODES and PET_RDZV_ENDPOINT. The first
     process of a machine has its terminal; of the others only an error is shown. Raises UserError when one is killed.
     """
-    os.environ |= without_tcache(os.environ) | share_of_cores(processes)
+    os.environ |= without_tcache(os.environ) | share_of_cores(processes) | _TIME_TO_SAVE
     with tempfile.TemporaryDirectory() as folder, _silent(), on_stop(_Stop()):
         config = LaunchConfig(
             min_nodes=nodes(),
@@ -48,7 +49,6 @@ def launch(processes: int) -> int:
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(folder, redirects={rank: Std.ALL for rank in range(1, processes)}),
             signals_to_handle="SIGQUIT",
-            shutdown_timeout=_TIME_TO_SAVE,
         )
         try:
             elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
