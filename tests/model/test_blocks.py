@@ -9,7 +9,7 @@ import torch
 from conftest import without_dropout
 
 from model import NETWORKS, blocks, build_loss, build_model
-from model.attention import AudioGuidedAttention, _ReLUMean
+from model.attention import AudioGuidedAttention, _CellsTimesVector, _ReLUMean
 
 
 def outcome(name: str, clips: int, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, torch.Tensor], int]:
@@ -97,6 +97,16 @@ def test_the_mean_of_a_relu_has_its_derivatives_and_keeps_signs(order):
     torch.testing.assert_close(*results, rtol=1e-12, atol=0)
     mean = _ReLUMean.apply(x)
     assert mean.grad_fn.saved_tensors[0].dtype == torch.int8
+
+
+@pytest.mark.parametrize(("dim", "subscripts"), [(2, "snd,sd->sn"), (1, "snd,sn->sd")])
+def test_cells_times_a_vector(dim, subscripts):
+    cells, vector = torch.randn(3, 5, 4, dtype=torch.float64), torch.randn(3, (0, 5, 4)[dim], dtype=torch.float64)
+    product = _CellsTimesVector.apply(cells, vector, dim)
+    torch.testing.assert_close(product, torch.einsum(subscripts, cells, vector), rtol=1e-14, atol=1e-15)
+    inputs = cells.requires_grad_(), vector.requires_grad_()
+    assert torch.autograd.gradcheck(lambda *x: _CellsTimesVector.apply(*x, dim), inputs)
+    assert torch.autograd.gradgradcheck(lambda *x: _CellsTimesVector.apply(*x, dim), inputs)
 
 
 def test_what_a_block_of_cells_keeps_for_the_backward_pass():
