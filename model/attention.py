@@ -135,6 +135,7 @@ class _CellsTimesVector(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         cells, vector = ctx.saved_tensors
+        gradient = gradient.to(cells.dtype)  # under autocast the product of float32 cells is in a narrower type
         of_cells, of_channels = (gradient, vector) if ctx.dim == 2 else (vector, gradient)
         return of_cells.unsqueeze(2) * of_channels.unsqueeze(1), _product(cells, gradient, 3 - ctx.dim), None
 

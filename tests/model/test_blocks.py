@@ -109,6 +109,22 @@ def test_cells_times_a_vector(dim, subscripts):
     assert torch.autograd.gradgradcheck(lambda *x: _CellsTimesVector.apply(*x, dim), inputs)
 
 
+def test_attention_to_cells_in_float32_under_autocast_has_gradients_near_those_in_float32():
+    """Autocast on a GPU leaves LayerNorm in float32; and somebody may take the module alone."""
+    torch.manual_seed(0)
+    attention = AudioGuidedAttention(16, 8, beta=0.4, dropout=0.0).train()
+    audio, gradients = torch.rand(2, 3, 8), []
+    cells = torch.rand(2, 3, 5, 16)
+    for enabled in (False, True):
+        x = cells.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            attended, _ = attention(x, audio)
+        (gradient,) = torch.autograd.grad(attended.float().square().sum(), x)
+        gradients.append(gradient)
+    assert gradients[1].dtype == torch.float32
+    assert (gradients[1] - gradients[0]).norm() < 0.05 * gradients[0].norm()
+
+
 def test_what_a_block_of_cells_keeps_for_the_backward_pass():
     clips, cells, d = 8, 49, 64
     attention = AudioGuidedAttention(d, 32, beta=0.4).train()
