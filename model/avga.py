@@ -57,8 +57,10 @@ class AudioGuidedVisualAttention(nn.Module):
     def attend(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Features -> attended features [B, T, Dv] and the attention [B, T, N]."""
         x = visual.flatten(0, 1).flatten(1, 2)  # [B*T, N, Dv]
-        r, q = self.visual_projection(x).relu(), self.audio_projection(audio.flatten(0, 1)).relu()
-        s = self.of_visual(r) + self.of_audio(q).unsqueeze(2)
+        # All cells in one dimension: of [B*T, N, Dv] torch.compile keeps another mask for the backward pass, as bools,
+        # which a CPU takes long to write.
+        r, q = self.visual_projection(x.flatten(0, 1)).relu(), self.audio_projection(audio.flatten(0, 1)).relu()
+        s = self.of_visual(r).view(*x.shape[:2], -1) + self.of_audio(q).unsqueeze(2)
         p = self.score(s.tanh()).squeeze(2).softmax(1)
         attended = torch.bmm(p.unsqueeze(1), x).squeeze(1)
         return attended.unflatten(0, visual.shape[:2]), p.unflatten(0, visual.shape[:2])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
@@ -28,13 +28,36 @@ def in_blocks(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tu
     """
     first = inputs[0]
     clips = max(1, BLOCK_VALUES // max(1, first[:1].numel()))
-    if first.device.type != "cpu" or len(first) <= clips or torch.compiler.is_compiling():
+    if first.device.type != "cpu" or torch.compiler.is_compiling():
         return compute(*inputs)
+    compute_whole = torch.compile(compute, dynamic=False) if _compiling_blocks.get() else compute
+    if len(first) <= clips:
+        return compute_whole(*inputs)
     parts = []
     for block in zip(*(x.split(clips) for x in inputs), strict=True):
-        with _KeepingLess() if torch.is_grad_enabled() else nullcontext():
-            parts.append(compute(*block))
+        compute_block = compute_whole if len(block[0]) == clips else compute
+        keeping_less = compute_block is compute and torch.is_grad_enabled()
+        with _KeepingLess() if keeping_less else nullcontext():
+            parts.append(compute_block(*block))
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+@contextmanager
+def compiled_blocks() -> Iterator[None]:
+    """Within it, `in_blocks` computes blocks by code that torch.compile makes; their backward pass may come after it.
+
+    That code goes over a block's cells fewer times, because several operations on a cell are one loop. To make it, in
+    the first call, takes seconds and a C++ compiler. The last block of a batch, where it has fewer clips than the
+    others, is computed without: it would need code of its own.
+    """
+    token = _compiling_blocks.set(True)
+    try:
+        yield
+    finally:
+        _compiling_blocks.reset(token)
+
+
+_compiling_blocks: ContextVar[bool] = ContextVar("_compiling_blocks", default=False)
 
 
 def recomputed(make: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ class Dropout(nn.Dropout):
 
     torch draws a CPU's mask one number at a time, which takes a tenth of a training step; four elements a number
     take a tenth of that. p is rounded to a multiple of 2**-16 and the scale follows it, so the expectation
-    stays exact. On any other device, compiled, and in float64 (the authors' arithmetic), it is nn.Dropout itself.
+    stays exact. On any other device, and in float64 (the authors' arithmetic), it is nn.Dropout itself.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,18 +35,27 @@ class Dropout(nn.Dropout):
         return round(self.p * 2**16)
 
     def _of_slices(self, x: Tensor) -> bool:
-        if not self.training or x.device.type != "cpu" or x.dtype == torch.float64 or torch.compiler.is_compiling():
+        if not self.training or x.device.type != "cpu" or x.dtype == torch.float64:
             return False
         return self._threshold not in (0, 2**16)
 
     def _draw(self, x: Tensor) -> tuple[Tensor, float]:
-        """1 where an element of x is kept, else 0, and the scale of what is kept.
+        """1 where an element of x is kept, else 0, and the scale of what is kept."""
+        return _kept(x.detach(), self._threshold), 2**16 / (2**16 - self._threshold)
 
-        As int8: to turn this into floats is ten times as fast as bools.
-        """
-        numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        slices = numbers.view(torch.int16)[: x.numel()].view(x.shape)  # uniform in [-2**15, 2**15)
-        return slices.ge_(self._threshold - 2**15).to(torch.int8), 2**16 / (2**16 - self._threshold)
+
+# An operator of its own, which torch.compile calls as it is: its own random numbers on a CPU take longer than torch's.
+@torch.library.custom_op("cmbs::kept", mutates_args=(), device_types="cpu", tags=[torch.Tag.nondeterministic_seeded])
+def _kept(x: Tensor, threshold: int) -> Tensor:
+    """1 where an element of x is kept, else 0: as int8, which turns into floats ten times as fast as bools."""
+    numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    slices = numbers.view(torch.int16)[: x.numel()].view(x.shape)  # uniform in [-2**15, 2**15)
+    return slices.ge_(threshold - 2**15).to(torch.int8)
+
+
+@_kept.register_fake
+def _(x: Tensor, threshold: int) -> Tensor:
+    return torch.empty(x.shape, dtype=torch.int8)
 
 
 class _Masked(torch.autograd.Function):
@@ -56,9 +65,7 @@ class _Masked(torch.autograd.Function):
     def forward(ctx, x: Tensor, kept: Tensor, scale: float, residual: Tensor | None) -> Tensor:
         ctx.save_for_backward(kept)
         ctx.scale = scale
-        if residual is None:
-            return _scaled(x, kept, scale)
-        return torch.addcmul(residual, kept.to(x.dtype), x, value=scale)
+        return _scaled(x, kept, scale, residual)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -73,7 +80,7 @@ class _MaskedReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, kept: Tensor, scale: float) -> Tensor:
         ctx.scale = scale
-        result = _scaled(x, kept, scale).relu_()
+        result = _scaled(x, kept, scale).relu()  # not in place, as in `_scaled`
         ctx.save_for_backward(result)
         return result
 
@@ -84,5 +91,7 @@ class _MaskedReLU(torch.autograd.Function):
         return torch.ops.aten.threshold_backward(gradient, result, 0).mul_(ctx.scale), None, None
 
 
-def _scaled(x: Tensor, kept: Tensor, scale: float) -> Tensor:
-    return kept.to(x.dtype).mul_(x).mul_(scale)
+def _scaled(x: Tensor, kept: Tensor, scale: float, residual: Tensor | None = None) -> Tensor:
+    # Nothing in place: torch 2.11 compiles a Function whose forward pass does that into one without gradients.
+    residual = x.new_zeros(()) if residual is None else residual
+    return torch.addcmul(residual, kept.to(x.dtype), x, value=scale)

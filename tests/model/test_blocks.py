@@ -52,6 +52,33 @@ def test_blocks_change_no_number(name, monkeypatch):
         )
 
 
+@pytest.mark.parametrize("name", ["supv_main_model", "weak_main_model", "cace_supv", "cmran_supv", "avel_supv"])
+def test_compiled_blocks_change_no_number(name, monkeypatch):
+    compile_, compiled = torch.compile, []
+
+    def counting(compute, dynamic):
+        run = compile_(compute, dynamic=dynamic, backend="aot_eager")  # all of torch.compile but the C++ compiler
+        return lambda *block: compiled.append(len(block[0])) or run(*block)
+
+    monkeypatch.setattr(torch, "compile", counting)
+    torch._dynamo.reset()
+    expected, _ = outcome(name, 2, monkeypatch)
+    assert compiled == []
+    with blocks.compiled_blocks():
+        found, _ = outcome(name, 2, monkeypatch)
+    torch._dynamo.reset()
+    assert compiled == [2, 2]  # the last of the five clips is computed without
+    largest = max(float(value.detach().abs().max()) for value in expected.values())
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14 * largest)
+
+
+def test_a_batch_that_is_one_block_is_compiled_too(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda compute, dynamic: lambda x: (compute(x)[0] + 1,))
+    with blocks.compiled_blocks():
+        (more,) = blocks.in_blocks(lambda x: (2 * x,), torch.ones(3, 4))
+    assert torch.equal(more, 3 * torch.ones(3, 4))
+
+
 def test_a_single_clip_is_a_block_whatever_its_size(monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_VALUES", 1)
     (doubled,) = blocks.in_blocks(lambda x: (2 * x,), torch.ones(3, 4))

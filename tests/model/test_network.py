@@ -295,6 +295,19 @@ def test_dropout_follows_the_seed():
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("call", ["__call__", "relu", "add"])
+def test_compiled_dropout_draws_what_it_draws_uncompiled(call):
+    dropout, results = Dropout(0.2).train(), []
+    compiled = torch.compile(lambda *x: getattr(dropout, call)(*x), backend="aot_eager")
+    for compute in (getattr(dropout, call), compiled):
+        torch.manual_seed(0)
+        x = [torch.linspace(-1, 1, 99, requires_grad=True) for _ in range(2 if call == "add" else 1)]
+        y = compute(*x)
+        results.append([y, *torch.autograd.grad((y * y).sum(), x)])
+    torch._dynamo.reset()
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-7)
+
+
 def test_settings_name_the_networks_and_rules_that_there_are():
     """They name them without importing torch."""
     assert {name: settings_class({"name": name}) for name in NETWORKS} == {n: e.settings for n, e in NETWORKS.items()}

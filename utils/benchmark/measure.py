@@ -37,6 +37,7 @@ from utils.config.settings import Config
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.splits import batches_of, check_sizes
 from utils.evaluation.threshold import check_localization
+from utils.training.compiled import Compiled
 from utils.training.randomness import seed_everything
 from utils.training.state import Training
 
@@ -200,6 +201,8 @@ def _epoch(task: Task, device: torch.device, row: Row) -> None:
 def _update(training: Training, batch: Batch, task: Task) -> None:
     """A training step; the authors look at the loss after each."""
     terms, _, _ = training.gradients(batch)
+    if isinstance(training.forward, Compiled) and training.forward.failed:
+        raise UserError("torch.compile failed, for the reason above")
     if task.authors:
         terms["total"].item()
     training.optimizer.step()

@@ -26,7 +26,7 @@ class Variant(NamedTuple):
 
 _AUTHORS = {"authors": Variant("float64", "loader", authors=True)}
 _PRECISIONS = {name: Variant(name, "auto") for name in ("float32", "bfloat16", "float64")}
-_COMPILED = {f"{name}-compiled": Variant(name, "auto", ("cuda",), compile=True) for name in ("float32", "bfloat16")}
+_COMPILED = {f"{name}-compiled": Variant(name, "auto", compile=True) for name in ("float32", "bfloat16")}
 _PLACEMENTS = {
     "device": Variant("float32", "device", devices=("cuda",)),
     "host": Variant("float32", "host"),

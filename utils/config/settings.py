@@ -145,7 +145,7 @@ class TrainSettings(Settings):
     precision: Annotated[Literal["float32", "float64", "bfloat16"], Key(("--precision",))] = "float32"
     """Numbers of the computation; float64 is the authors' arithmetic, bfloat16 the fastest."""
     compile: Annotated[bool, Key(may_differ="going on", training_only=True)] = False
-    """Train through torch.compile: on a GPU CUDA graphs; on a CPU it is slower, not faster."""
+    """Train through torch.compile: on a GPU with CUDA graphs; on a CPU the part on cells, by a C++ compiler."""
     snapshot_pref: Annotated[
         FolderName, Key(("--snapshot_pref",), may_differ="always", weak="Exps/WeaklySupv/exp1/")
     ] = "Exps/Supv/exp1/"

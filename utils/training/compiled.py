@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch._functorch.config as functorch
 from torch import nn
+
+from model.blocks import compiled_blocks
 
 _log = logging.getLogger(__name__)
 
@@ -17,25 +18,27 @@ _log = logging.getLogger(__name__)
 class Compiled:
     """Calls a network through torch.compile; where that fails, calls it as it is, and says why, once.
 
-    On a GPU the kernels are replayed as CUDA graphs, which takes the launching of each off the host. On a CPU
-    compiling needs a C++ compiler.
+    On a GPU the kernels are replayed as CUDA graphs, which takes the launching of each off the host. On a CPU only the
+    blocks of clips are compiled, which needs a C++ compiler; the rest of the network is small.
     """
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self.network = network
-        mode = "reduce-overhead" if device.type == "cuda" else "default"
-        self._compiled: Callable | None = torch.compile(network, mode=mode, dynamic=False)
+        self.failed = False
+        on_gpu = device.type == "cuda"
+        self._compiled = torch.compile(network, mode="reduce-overhead", dynamic=False) if on_gpu else network
+        self._blocks = contextlib.nullcontext if on_gpu else compiled_blocks
 
     def __call__(self, *inputs: Any) -> Any:
-        if self._compiled is not None:
+        if not self.failed:
             try:
                 torch.compiler.cudagraph_mark_step_begin()
-                with _compiling_the_backward_too():
+                with _compiling_the_backward_too(), self._blocks():
                     return self._compiled(*inputs)
             except torch._dynamo.exc.TorchDynamoException as error:
                 reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
                 _log.warning(f"train.compile: torch.compile failed, so the network runs uncompiled: {reason}")
-                self._compiled = None
+                self.failed = True
         return self.network(*inputs)
 
 

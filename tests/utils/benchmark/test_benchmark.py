@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from model import NETWORKS
+from utils.base.errors import UserError
 from utils.benchmark import __main__ as benchmark_command
 from utils.benchmark import measure, roofline, rows, table
 from utils.config import files as config_files
@@ -55,6 +56,15 @@ def test_products_of_a_step_are_all_counted():
     with torch.no_grad():
         work = roofline.count(lambda: lstm(torch.empty(2, 5, 4, device="meta")))
     assert work.flops == 2 * 2 * 5 * (4 + 6) * 4 * 6
+
+
+def test_a_compiled_row_is_not_measured_where_compiling_fails(tiny_config, tiny_data: Path, monkeypatch):
+    def failing(*_: object, **__: object) -> None:
+        raise torch._dynamo.exc.TorchDynamoException("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda compute, **_: failing)
+    with pytest.raises(UserError, match=r"torch\.compile failed"):
+        _row("*/train/float32-compiled", tiny_config("weak_main_model"), tiny_data)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

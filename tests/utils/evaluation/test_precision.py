@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from conftest import TINY_MODEL
 from dataset.ave import AVEDataset, WeakAVEDataset
 from dataset.loading import ResidentBatches
 from model import build_loss, build_model
+from model.blocks import in_blocks
 from model.localization import Localization
 from utils.base.devices import dtype_of
 from utils.config import files as config_files
@@ -24,7 +27,12 @@ from utils.training.state import Training
 from utils.training.stopping import StopRequest
 
 CPU = torch.device("cpu")
-DATASETS = {"supv_main_model": AVEDataset, "weak_main_model": WeakAVEDataset}
+DATASETS = {"supv_main_model": AVEDataset, "weak_main_model": WeakAVEDataset, "cmran_weak": WeakAVEDataset}
+
+
+class _Doubling(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return in_blocks(lambda x: (2 * x,), x)[0]
 
 
 def _losses(name: str, data: Path, folder: Path, **train: object) -> list[float]:
@@ -58,11 +66,11 @@ def test_both_settings_train_in_bfloat16(tiny_data: Path, tmp_path: Path, name: 
         assert values[0] == pytest.approx(losses["float32"][0], rel=0.1), precision
 
 
-def test_compiled_network_gives_its_own_results(monkeypatch: pytest.MonkeyPatch):
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda network, **_: compile_(network, backend="eager"))
-    network, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
-    assert torch.equal(Compiled(network, CPU)(x), network(x))
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_has_the_losses_of_one_that_is_not(tiny_data: Path, tmp_path: Path, caplog):
+    plain, compiled = (_losses("cmran_weak", tiny_data, tmp_path, compile=compile_) for compile_ in (False, True))
+    assert compiled == pytest.approx(plain, rel=1e-4)
+    assert "torch.compile failed" not in caplog.text
 
 
 def test_where_compiling_fails_the_network_runs_and_the_reason_is_given(
@@ -72,8 +80,8 @@ def test_where_compiling_fails_the_network_runs_and_the_reason_is_given(
         raise RuntimeError("there is no C++ compiler")
 
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda network, **_: compile_(network, backend=no_compiler))
-    network, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
+    monkeypatch.setattr(torch, "compile", lambda compute, **_: compile_(compute, backend=no_compiler))
+    network, x = _Doubling(), torch.randn(4, 3)
     compiled = Compiled(network, CPU)
     with caplog.at_level(logging.WARNING):
         assert torch.equal(compiled(x), network(x))
