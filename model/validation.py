@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -75,35 +75,40 @@ def first_problem(error: ValidationError, root: type[BaseModel], **narrower: typ
 def _nearest_key(where: list[str], sections: dict[str, type[BaseModel]]) -> str:
     """The valid key that an unknown one may stand for, or the section it belongs in, or all keys of its own section."""
     *path, key = where
-    known = sections[".".join(path)].model_fields
+    section = ".".join(path)
+    known = sections[section if section in sections else ".".join([*path[:-1], "*"])].model_fields
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     if close:
         return f"did you mean {'.'.join([*path, close[0]])!r}?"
     for name in sorted(sections, key=lambda name: name.count(".")):
         if name and key in sections[name].model_fields:
             return f"{key!r} belongs in the section {name!r}"
-    owner = f"section {'.'.join(path)!r}" if path else "this object"
-    for name, section in sections.items():
-        if issubclass(section, NetworkSettings) and ".".join(path).startswith(name):
-            owner += f" of {' or '.join(get_args(section.model_fields['name'].annotation)) or 'a network'}"
+    owner = f"section {section!r}" if path else "this object"
+    for name, kind in sections.items():
+        if issubclass(kind, NetworkSettings) and section.startswith(name):
+            owner += f" of {' or '.join(get_args(kind.model_fields['name'].annotation)) or 'a network'}"
     return f"{owner} has {', '.join(known)}"
 
 
 def _sections(
     root: type[BaseModel], narrower: dict[str, type[BaseModel]], path: str = ""
 ) -> dict[str, type[BaseModel]]:
-    """A settings class and those within it, by their dotted names: {"": root, "model": ..., "model.quirks": ...}."""
+    """A settings class and those within it, by their dotted names: {"": root, "model": ..., "model.quirks": ...}.
+
+    The class of a field that holds several by name has "*" in the place of the names.
+    """
     found = {path: root}
     for name, field in root.model_fields.items():
         section = narrower.get(name) or settings_class_in(field.annotation)
         if section is not None:
-            found |= _sections(section, {}, f"{path}.{name}" if path else name)
+            several = ".*" if get_origin(field.annotation) is dict else ""
+            found |= _sections(section, {}, (f"{path}.{name}" if path else name) + several)
     return found
 
 
 def settings_class_in(annotation: Any) -> type[BaseModel] | None:
-    """The settings class that a field holds, also where it may be null."""
-    options = (annotation, *getattr(annotation, "__args__", ()))
+    """The settings class that a field holds, also where it may be null, or where there are several by name."""
+    options = [getattr(option, "__origin__", option) for option in (annotation, *getattr(annotation, "__args__", ()))]
     return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
 
 

@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from model.validation import first_problem
 from utils.base.errors import UserError
 from utils.base.paths import ROOT, config_path, project_path
-from utils.base.text import read_text, validated
+from utils.base.text import read_text
 from utils.config import files as config_files
 from utils.config.renamed import moved, with_old_name
 from utils.config.settings import Config, file_name
@@ -112,9 +113,10 @@ class Study:
 
     def __init__(self, path: str, data_root: str | None = None) -> None:
         self.path, values = path, config_files.read_json(path)
-        self.settings = validated(
-            StudySettings, values, lambda key, problem: f"{path}: {key!r}: {problem} (see configs/studies/README.md)"
-        )
+        try:
+            self.settings = StudySettings.model_validate(values)
+        except ValidationError as error:
+            raise UserError(f"{path}: {first_problem(error, StudySettings)} (see configs/studies/README.md)") from None
         self.output = project_path(self.settings.output)
         self.benchmark = self.settings.benchmark and project_path(self.settings.benchmark)
         self.rows: dict[str, list[Run]] = {}  # a run for each seed, in the order of the seeds

@@ -26,6 +26,7 @@ from dataset.extract import features as extract_features
 from dataset.extract.decoding import squeezed
 from dataset.extract.features import Features
 from dataset.extract.video import read_clip
+from dataset.fingerprint import fingerprint
 from model import NETWORKS, build_model
 from model.localization import Localization
 from model.official import to_official
@@ -431,6 +432,24 @@ def test_a_network_of_generated_clips_is_said_to_be_one(tmp_path, monkeypatch, c
     checkpoint.save(tmp_path / "demo.tar")
     assert run(video, "--checkpoint", tmp_path / "demo.tar") == 0
     assert "demo.tar learned from generated clips, so what it finds in a video means nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("learned", "said"), [("what is there", True), ("other data", False), (None, True)])
+def test_a_folder_of_generated_clips_says_it_of_what_learned_from_them(learned, said, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_network, "_try", lambda *_: None)
+    (generated := tmp_path / "data").mkdir()
+    for file in tiny_data.iterdir():
+        (generated / file.name).symlink_to(file)
+    (generated / files.GENERATED).touch()
+    save_network(tmp_path / "a.tar")
+    checkpoint = Checkpoint.load(tmp_path / "a.tar")
+    checkpoint.config["data"]["root"] = str(generated)
+    checkpoint.data = learned and fingerprint(generated, None)
+    if learned == "other data":
+        checkpoint.data[files.AUDIO]["sha256"] = "of other features"
+    checkpoint.save(tmp_path / "a.tar")
+    monkeypatch.setattr(predict_network, "_check_grid", lambda *_: None)
+    assert predict_network.load_network(tmp_path / "a.tar").generated == said
 
 
 def trained_on(path, visual=(), decoder=(), **model):

@@ -164,7 +164,12 @@ def test_localizations_take_the_weights_of_a_run(write_study, tiny_config, tmp_p
     [
         ({"localizations": {"b": ["none", "supv_main_model.json"]}}, "none of its runs"),
         ({"seeds": []}, "'seeds'"),
-        ({"sedes": [1]}, "'sedes'"),
+        ({"sedes": [1]}, "unknown key 'sedes'; did you mean 'seeds'?"),
+        ({"published": {"CMBS": {"acuracy": 79.3}}}, "did you mean 'published.CMBS.accuracy'?"),
+        (
+            {"published": {"CMBS": {"accuracy": 79.3, "year": 1}}},
+            "'published.CMBS' has accuracy, source, protocol, runs",
+        ),
         ({"runs": {"a": "none.json"}}, "no such config"),
         ({"runs": {"a b": "supv_main_model.json", "A-B": "supv_main_model.json"}}, "rename one"),
         ({"published": {"other": 1.0}}, "none of its runs"),
