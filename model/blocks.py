@@ -30,7 +30,10 @@ def in_blocks(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tu
     clips = max(1, BLOCK_VALUES // max(1, first[:1].numel()))
     if first.device.type != "cpu" or torch.compiler.is_compiling():
         return compute(*inputs)
-    compute_whole = torch.compile(compute, dynamic=False) if _compiling_blocks.get() else compute
+    compute_whole, compiled = compute, _compiled.get()
+    if compiled is not None:
+        compute_whole = torch.compile(compute, dynamic=False)
+        compiled.append(compute_whole)
     if len(first) <= clips:
         return compute_whole(*inputs)
     parts = []
@@ -43,21 +46,21 @@ def in_blocks(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tu
 
 
 @contextmanager
-def compiled_blocks() -> Iterator[None]:
+def compiled_blocks() -> Iterator[list[Callable]]:
     """Within it, `in_blocks` computes blocks by code that torch.compile makes; their backward pass may come after it.
 
     That code goes over a block's cells fewer times, because several operations on a cell are one loop. To make it, in
     the first call, takes seconds and a C++ compiler. The last block of a batch, where it has fewer clips than the
-    others, is computed without: it would need code of its own.
+    others, is computed without: it would need code of its own. Yields a list of what was compiled so far.
     """
-    token = _compiling_blocks.set(True)
+    token = _compiled.set(compiled := [])
     try:
-        yield
+        yield compiled
     finally:
-        _compiling_blocks.reset(token)
+        _compiled.reset(token)
 
 
-_compiling_blocks: ContextVar[bool] = ContextVar("_compiling_blocks", default=False)
+_compiled: ContextVar[list[Callable] | None] = ContextVar("_compiled", default=None)
 
 
 def recomputed(make: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -26,20 +26,28 @@ class Compiled:
         self.network = network
         self.failed = False
         on_gpu = device.type == "cuda"
-        self._compiled = torch.compile(network, mode="reduce-overhead", dynamic=False) if on_gpu else network
+        self._forward = torch.compile(network, mode="reduce-overhead", dynamic=False) if on_gpu else network
         self._blocks = contextlib.nullcontext if on_gpu else compiled_blocks
 
     def __call__(self, *inputs: Any) -> Any:
         if not self.failed:
             try:
                 torch.compiler.cudagraph_mark_step_begin()
-                with _compiling_the_backward_too(), self._blocks():
-                    return self._compiled(*inputs)
+                with _compiling_the_backward_too(), self._blocks() as blocks:
+                    output = self._forward(*inputs)
             except torch._dynamo.exc.TorchDynamoException as error:
-                reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
-                _log.warning(f"train.compile: torch.compile failed, so the network runs uncompiled: {reason}")
-                self.failed = True
+                self._fail(str(getattr(error, "inner_exception", error)).strip().partition("\n")[0])
+            else:
+                if blocks == []:
+                    self._fail(
+                        "on a CPU it is for what a network computes by model.blocks.in_blocks, and this has none"
+                    )
+                return output
         return self.network(*inputs)
+
+    def _fail(self, reason: str) -> None:
+        _log.warning(f"train.compile: torch.compile failed, so the network runs uncompiled: {reason}")
+        self.failed = True
 
 
 def _compiling_the_backward_too() -> contextlib.AbstractContextManager:

@@ -73,6 +73,14 @@ def test_a_compiled_run_has_the_losses_of_one_that_is_not(tiny_data: Path, tmp_p
     assert "torch.compile failed" not in caplog.text
 
 
+def test_a_network_without_blocks_is_said_to_run_uncompiled_on_a_cpu(caplog: pytest.LogCaptureFixture):
+    network, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
+    compiled = Compiled(network, CPU)
+    for _ in range(2):
+        assert torch.equal(compiled(x), network(x))
+    assert ["model.blocks.in_blocks" in record.message for record in caplog.records] == [True]
+
+
 def test_where_compiling_fails_the_network_runs_and_the_reason_is_given(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
