@@ -41,11 +41,10 @@ class Dropout(nn.Dropout):
 
     def _draw(self, x: Tensor) -> tuple[Tensor, float]:
         """1 where an element of x is kept, else 0, and the scale of what is kept."""
-        return _kept(x.detach(), self._threshold), 2**16 / (2**16 - self._threshold)
+        draw = _kept_compiled if torch.compiler.is_compiling() else _kept
+        return draw(x.detach(), self._threshold), 2**16 / (2**16 - self._threshold)
 
 
-# An operator of its own, which torch.compile calls as it is: its own random numbers on a CPU take longer than torch's.
-@torch.library.custom_op("cmbs::kept", mutates_args=(), device_types="cpu", tags=[torch.Tag.nondeterministic_seeded])
 def _kept(x: Tensor, threshold: int) -> Tensor:
     """1 where an element of x is kept, else 0: as int8, which turns into floats ten times as fast as bools."""
     numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -53,7 +52,13 @@ def _kept(x: Tensor, threshold: int) -> Tensor:
     return slices.ge_(threshold - 2**15).to(torch.int8)
 
 
-@_kept.register_fake
+# torch.compile calls an operator as it is. Code of its own would draw the numbers on a CPU in many times the time.
+_kept_compiled = torch.library.custom_op(
+    "cmbs::kept", _kept, mutates_args=(), device_types="cpu", tags=[torch.Tag.nondeterministic_seeded]
+)
+
+
+@_kept_compiled.register_fake
 def _(x: Tensor, threshold: int) -> Tensor:
     return torch.empty(x.shape, dtype=torch.int8)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
 import torch
-from conftest import TINY_MODEL
+from conftest import ROOT, TINY_MODEL
 
 from model import NETWORKS, build_loss, build_model
 from model.cmbs import WeaklySupervisedCMBS, WeakOutput
@@ -293,6 +295,17 @@ def test_dropout_follows_the_seed():
     torch.manual_seed(1)
     assert torch.equal(first, dropout(x))
     assert not torch.equal(first, second)
+
+
+def test_a_step_does_not_wait_for_the_import_of_torch_compile():
+    step = """if True:
+        import sys, torch
+        from model import build_model
+        sizes = {"video_inputdim": 16, "audio_inputdim": 8, "d_model": 16}
+        network = build_model({"name": "weak_main_model", **sizes}).train()
+        network(torch.rand(2, 4, 1, 2, 16), torch.rand(2, 4, 8)).category_logits.sum().backward()
+        print("torch._dynamo" in sys.modules)"""
+    assert subprocess.check_output([sys.executable, "-c", step], cwd=ROOT, text=True) == "False\n"
 
 
 @pytest.mark.parametrize("call", ["__call__", "relu", "add"])
