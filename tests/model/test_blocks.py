@@ -52,7 +52,7 @@ def test_blocks_change_no_number(name, monkeypatch):
         )
 
 
-@pytest.mark.parametrize("name", ["supv_main_model", "weak_main_model", "cace_supv", "cmran_supv", "avel_supv"])
+@pytest.mark.parametrize("name", ["cace_supv", "cmran_supv", "avel_supv"])  # CACE-Net's part has all of CMBS's
 def test_compiled_blocks_change_no_number(name, monkeypatch):
     compile_, compiled = torch.compile, []
 
