@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from dataset import fingerprint
 from model import NETWORKS, build_model
 from model.interface import begin_epoch
 from model.official import load_official, misfits, released_files
@@ -107,6 +108,21 @@ def network_of(checkpoint: Checkpoint) -> tuple[nn.Module, NetworkSettings]:
 def config_of(checkpoint: Checkpoint) -> Config:
     """The config that a checkpoint of ours was trained with. Raises UserError where it isn't a valid one."""
     return config_files.build_stored(checkpoint.config, source=f"{checkpoint.path}, its config")
+
+
+def learned_from_generated(checkpoint: Checkpoint) -> bool:
+    """Whether the clips of a checkpoint of ours are known to be generated: its config says so, or its data folder does.
+
+    What the folder says counts while it holds what the network learned from: other data may have come there since.
+    """
+    config = config_of(checkpoint)
+    if config.data.generate is not None or not config.data.are_generated or checkpoint.data is None:
+        return config.data.are_generated
+    try:
+        here = fingerprint.fingerprint(config.data.folder, config.label_regime)
+    except UserError:  # a file there is damaged, and so not what the network learned from
+        return False
+    return not fingerprint.differences(here, fingerprint.of_files_read(checkpoint.data, config.label_regime))
 
 
 def load_state(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from dataset import files, fingerprint, labels
+from dataset import files, labels
 from model import NETWORKS
 from model.localization import Localization
 from model.settings import NetworkSettings
 from utils.base.checkpoint import Checkpoint, folder_of
 from utils.base.errors import UserError
 from utils.base.paths import ROOT
-from utils.config.settings import Config, DataSettings
+from utils.config.settings import DataSettings
 from utils.evaluation import results
-from utils.evaluation.weights import config_of, network_of
+from utils.evaluation.weights import config_of, learned_from_generated, network_of
 
 # Of the features of a checkpoint that doesn't say what made them: AVE's, VGG-19's grid of cells [H, W, Dv].
 _VGG19 = {"backbone": "vgg19", "grid": [7, 7, 512]}
@@ -48,9 +48,8 @@ def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
     """
     checkpoint = Checkpoint.load(path)
     network, settings = network_of(checkpoint)
-    config = config_of(checkpoint) if checkpoint.ours else None
-    data = config.data if config is not None else DataSettings()
-    generated = config is not None and _learned_from_generated(config, checkpoint)
+    data = config_of(checkpoint).data if checkpoint.ours else DataSettings()
+    generated = checkpoint.ours and learned_from_generated(checkpoint)
     state = checkpoint.localization
     source = path
     if evaluation is not None:
@@ -69,20 +68,6 @@ def load_network(path: Path, evaluation: Path | None = None) -> Loaded:
     _check_grid(checkpoint, visual["grid"])
     _try(network, settings, localization, tuple(visual["grid"]), path)
     return Loaded(network, localization, settings.categories, names, data.folder, generated, checkpoint.features)
-
-
-def _learned_from_generated(config: Config, checkpoint: Checkpoint) -> bool:
-    """Whether the clips of a checkpoint are known to be generated: its config says so, or its data folder does.
-
-    What the folder says counts while it holds what the network learned from: other data may have come there since.
-    """
-    if config.data.generate is not None or not config.data.are_generated or checkpoint.data is None:
-        return config.data.are_generated
-    try:
-        here = fingerprint.fingerprint(config.data.folder, config.label_regime)
-    except UserError:  # a file there is damaged, and so not what the network learned from
-        return False
-    return not fingerprint.differences(here, fingerprint.of_files_read(checkpoint.data, config.label_regime))
 
 
 def _evaluated_with(folder: Path, checkpoint: Path, epoch: int | None) -> dict[str, Any]:

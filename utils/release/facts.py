@@ -15,7 +15,7 @@ from utils.evaluation.intervals import mean_interval
 from utils.evaluation.protocols import PROTOCOLS, protocols
 from utils.evaluation.results import evaluations_of, how_to_evaluate
 from utils.evaluation.stored import read
-from utils.evaluation.weights import config_of, network_of
+from utils.evaluation.weights import config_of, learned_from_generated, network_of
 from utils.predict.network import load_network
 from utils.training import provenance, result
 
@@ -58,7 +58,7 @@ def facts_of(run: Path, protocol: str, license: str) -> tuple[dict[str, Any], di
         "protocols": protocols(run),
         "results": results,
         "data": _data(config, checkpoint),
-        "generated": _is_generated(config, results, result.read(run)),
+        "generated": _is_generated(checkpoint, config, results, result.read(run)),
         "fits_videos": _fits_videos(run / name),
         "starts": len(starts),
         "start": starts[-1] if starts else None,
@@ -96,12 +96,14 @@ def _data(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
     return known
 
 
-def _is_generated(config: Config, results: list[dict[str, Any]], whole: result.RunResult | None) -> bool:
+def _is_generated(
+    checkpoint: Checkpoint, config: Config, results: list[dict[str, Any]], whole: result.RunResult | None
+) -> bool:
     """Whether the run was trained on generated clips: by its result, config, data folder, or evaluations."""
     return any(
         [
             whole is not None and whole.generated,
-            config.data.are_generated,
+            learned_from_generated(checkpoint),
             *(found["generated"] for found in results if found["data_root"] == config.data.root),
         ]
     )
